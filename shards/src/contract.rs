@@ -1,0 +1,289 @@
+//! The engine's contract: what a driver gives to a [`Core`](crate::engine::Core), and what it gets.
+//!
+//! A driver owns clocks, sockets, files and threads, and runs *turns*: it feeds everything that
+//! has arrived, ends the turn with [`Input::EndOfTurn`], and drains [`Outputs`]. The glommio core
+//! loop and the simulator are two drivers of the same engine. The engine never blocks, never
+//! reads a clock, and draws random numbers only from the seed it was given.
+//!
+//! What a driver must keep:
+//! - Disk operations complete in the order they were given, each once, as [`Input::Disk`].
+//! - Frames of one link arrive in the order they were sent, whole, or not at all. A link that
+//!   lost a frame is reported down before a later frame is sent on it.
+//! - The clock of [`Now`] never goes back.
+//! - After a `step`, all outputs are drained before the next one is of use: they are appended to.
+
+use crate::command::RequestBatch;
+use crate::ids::{Address, CoreIndex, Index, Millis, Nanos, NodeId, ShardId, Term};
+use crate::placement::Placement;
+use crate::reply::Replies;
+
+/// The clocks, read by the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// CLOCK_BOOTTIME: it goes on while the machine sleeps, and never back.
+    pub monotonic: Nanos,
+    /// The wall clock, which may jump.
+    pub wall: Millis,
+}
+
+/// What an acknowledged write has survived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It is in the memory of a majority.
+    Memory,
+    /// It is on the disks of a majority.
+    Fsync,
+}
+
+/// What a core is told at its start. All cores of a cluster agree on everything but `node`,
+/// `core`, `cores` and `seed`.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The node this core belongs to.
+    pub node: NodeId,
+    /// The core.
+    pub core: CoreIndex,
+    /// Number of cores of this node.
+    pub cores: u16,
+    /// Members and shards.
+    pub placement: Placement,
+    /// Accounted bytes one shard may hold.
+    pub shard_bytes_max: u64,
+    /// Longest value a client may store, in bytes.
+    pub value_bytes_max: usize,
+    /// What an acknowledgement means.
+    pub durability: Durability,
+    /// One Raft tick. Default 50 ms.
+    pub tick: Nanos,
+    /// Ticks without a leader before the first successor campaigns. Default 6.
+    pub election_ticks: u32,
+    /// How long a request may wait for a leader or its outcome. Default 2 s.
+    pub request_deadline: Nanos,
+    /// Encoded bytes of requests that may wait for leaders on this core. Default 64 MiB.
+    pub parked_bytes_max: usize,
+    /// Random seed: from the operating system in production, fixed in the simulator.
+    pub seed: u64,
+}
+
+/// An operation on the disk that the driver carries out, or acknowledges at once where the log
+/// lives in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskOperation {
+    /// Append `bytes` to the core's log and, if `sync`, make it durable.
+    Append {
+        /// Named in the completion.
+        id: u64,
+        /// Frames to append; empty with [`Durability::Memory`].
+        bytes: Vec<u8>,
+        /// Whether the completion may only come once everything up to here is durable.
+        sync: bool,
+    },
+}
+
+/// What an operator asks of one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminCommand {
+    /// Hand the leadership of a shard that this core leads to `to`, and stay away from taking it
+    /// back for a while (ten seconds).
+    Transfer {
+        /// Which shard.
+        shard: ShardId,
+        /// The new leader.
+        to: NodeId,
+    },
+    /// Hand all leaderships over and never lead again: the node is about to stop.
+    Drain,
+}
+
+/// Something that happened outside of the engine.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Requests of this core's own connections.
+    Requests(&'a RequestBatch),
+    /// A frame from another core of this node or of another node.
+    Frame {
+        /// Who sent it.
+        from: Address,
+        /// Its bytes, as [`OutFrame::bytes`] had them there.
+        bytes: &'a [u8],
+    },
+    /// The link *to* a core of another node is up. Frames for it are sent from now on. Links
+    /// between the cores of one node are always up.
+    LinkUp {
+        /// The other end.
+        to: Address,
+        /// Number of cores the other node says it has.
+        cores: u16,
+    },
+    /// The link *to* a core of another node is gone, with what was under way on it; or the other
+    /// end has restarted, so that it never will answer what it was asked.
+    LinkDown {
+        /// The other end.
+        to: Address,
+    },
+    /// A disk operation has ended.
+    Disk {
+        /// Which.
+        id: u64,
+        /// How.
+        result: Result<(), DiskError>,
+    },
+    /// A wish of the operator.
+    Admin(AdminCommand),
+    /// Everything that has arrived was fed: propose, send, apply, answer. Also due whenever
+    /// [`Outputs::next_deadline`] has passed.
+    EndOfTurn,
+}
+
+/// A failed disk operation. The core that owned it falls silent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log could not be written: {0}")]
+pub struct DiskError(pub String);
+
+/// Which connection of a link a frame takes, so that bulk does not delay the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Raft messages, forwarded requests and their replies.
+    Turn,
+    /// Snapshot chunks.
+    Bulk,
+}
+
+/// A frame to another core.
+#[derive(Debug)]
+pub struct OutFrame {
+    /// To whom. The own node stands for a sibling core.
+    pub to: Address,
+    /// On which connection.
+    pub lane: Lane,
+    /// The bytes. The driver may keep the vector or give it back through [`Outputs::recycle`].
+    pub bytes: Vec<u8>,
+}
+
+/// Something worth a log line, a metric or a checker's look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This core's replica took office.
+    BecameLeader(ShardId, Term),
+    /// This core's replica left office.
+    LostLeadership(ShardId, Term),
+    /// Somebody leads the shard now, as far as this core knows.
+    LeaderChanged(ShardId, LeaderView),
+    /// The shard was formed with this core's replica as a member.
+    Formed(ShardId),
+    /// This core's replica asks to be taken into a shard that goes on without it.
+    Joining(ShardId),
+    /// This core's replica, which joined late, has become a voter.
+    Promoted(ShardId),
+    /// A snapshot was restored up to this index.
+    SnapshotRestored(ShardId, Index),
+    /// A replica stopped for good: its log holds what this version cannot read, or its state
+    /// differs. A human must look.
+    ReplicaStopped(ShardId, String),
+}
+
+/// What the driver must do. Appended to by each step, drained by the driver, reused.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Replies to this core's own connections.
+    pub replies: Replies,
+    /// Frames to other cores, at most one per destination and lane at the end of a turn.
+    pub frames: Vec<OutFrame>,
+    /// Operations on the disk.
+    pub disk: Vec<DiskOperation>,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// Spare buffers for frames.
+    pub spare: Vec<Vec<u8>>,
+    /// When the engine wants its next [`Input::EndOfTurn`], at the latest.
+    pub next_deadline: Nanos,
+}
+
+/// Largest buffer kept as a spare, in bytes: one large value must not stay around in many.
+const SPARE_BYTES_MAX: usize = 1 << 20;
+/// Number of spare buffers kept.
+const SPARES_MAX: usize = 64;
+
+impl Outputs {
+    /// Gives a frame's buffer back, so that the next frame needs no allocation.
+    pub fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARES_MAX && bytes.capacity() <= SPARE_BYTES_MAX {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+}
+
+/// Who leads a shard, as far as a core knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaderView {
+    /// The highest term heard of.
+    pub term: Term,
+    /// Its leader, if known.
+    pub leader: Option<NodeId>,
+}
+
+/// What a replica is to its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Leads.
+    Leader,
+    /// Follows, and votes.
+    Follower,
+    /// Seeks election.
+    Candidate,
+    /// Follows without a vote, on its way to become a voter.
+    Learner,
+    /// Is not (yet) part of the group.
+    Outside,
+    /// Stopped for good.
+    Stopped,
+}
+
+/// A replica as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// Where it lives.
+    pub node: NodeId,
+    /// What it is.
+    pub role: Role,
+    /// The last index it is known to have.
+    pub matched: Index,
+    /// How many entries it lacks.
+    pub lag: u64,
+}
+
+/// A shard as one core sees it. Only the leader knows `replicas`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// What this core's replica is.
+    pub role: Role,
+    /// Who leads, as far as known.
+    pub leader: LeaderView,
+    /// Commit index.
+    pub commit: Index,
+    /// Applied index.
+    pub applied: Index,
+    /// Live entries.
+    pub keys: u64,
+    /// Accounted bytes.
+    pub bytes: u64,
+    /// Accounted bytes allowed.
+    pub bytes_max: u64,
+    /// Digest of the state at the applied index.
+    pub digest: u64,
+    /// Entries evicted by this replica since its start.
+    pub evicted: u64,
+    /// Entries expired by this replica since its start.
+    pub expired: u64,
+    /// Commands applied or read since the start of this replica.
+    pub operations: u64,
+    /// Reads that found their key, and those that did not.
+    pub hits: u64,
+    /// See `hits`.
+    pub misses: u64,
+    /// All members; empty unless this replica leads.
+    pub replicas: Vec<ReplicaStatus>,
+}

@@ -1,0 +1,14 @@
+//! The engine: everything that decides what Coracle holds and says, as one deterministic state
+//! machine per core, without IO.
+//!
+//! [`engine::Core`] takes inputs and appends to outputs ([`contract`]). It owns the replicas of the
+//! core's shards: each a Raft group member over a store whose state is a pure function of the
+//! log. There are no clocks, threads, files, sockets and no randomness from outside; `clippy.toml`
+//! of this crate refuses them. It knows nothing of client protocols.
+
+pub mod command;
+pub mod contract;
+pub mod engine;
+pub mod ids;
+pub mod placement;
+pub mod reply;
