@@ -1,0 +1,97 @@
+//! The accept loop: takes every connection that waits, and never spins when it cannot.
+//!
+//! Out of descriptors or memory it backs off by a timer; the waiting connections stay in the
+//! kernel's backlog. Errors of a single connection (it was reset before it was accepted) concern
+//! nobody else.
+
+use std::cell::Cell;
+use std::io;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::listener::Listener;
+use super::runtime::{Watched, sleep, yield_now};
+
+/// How long to wait after the process ran out of descriptors or the kernel out of memory.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// Connections taken before the others on this core get their turn again.
+const ACCEPTS_PER_WAKE: usize = 64;
+
+/// Stops an accept loop from outside.
+#[derive(Clone, Debug)]
+pub struct AcceptHandle {
+    socket: Rc<Watched<Socket>>,
+    stopped: Rc<Cell<bool>>,
+}
+
+impl AcceptHandle {
+    /// Takes a listener over. Must run on the executor that accepts.
+    ///
+    /// # Errors
+    /// If the executor does not take the socket.
+    pub fn new(listener: Listener) -> io::Result<Self> {
+        let socket = Rc::new(Watched::new(listener.into_socket())?);
+        Ok(AcceptHandle { socket, stopped: Rc::default() })
+    }
+
+    /// Accepts no more. New connections are refused by the kernel from here on; the loop ends.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        // A shut-down listener leaves the listening state and wakes who waits for it.
+        let _ = self.socket.get().shutdown(Shutdown::Both);
+    }
+
+    /// Accepts until [`stop`](Self::stop) and hands every socket to `take`. `name` stands in the
+    /// log for the kind of port.
+    pub async fn run(self, name: &'static str, mut take: impl FnMut(Socket)) {
+        let mut backing_off = false;
+        while !self.stopped.get() {
+            match self.accept_waiting(&mut take) {
+                Ok(Waiting::None) => {
+                    backing_off = false;
+                    if let Err(error) = self.socket.readable().await {
+                        tracing::error!(port = name, %error, "the listener cannot be watched");
+                        return;
+                    }
+                }
+                Ok(Waiting::More) => {
+                    backing_off = false;
+                    yield_now().await;
+                }
+                Err(error) => {
+                    if self.stopped.get() {
+                        return;
+                    }
+                    if !backing_off {
+                        tracing::warn!(port = name, %error, "connections cannot be accepted");
+                    }
+                    backing_off = true;
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    fn accept_waiting(&self, take: &mut impl FnMut(Socket)) -> io::Result<Waiting> {
+        for _ in 0..ACCEPTS_PER_WAKE {
+            match self.socket.get().accept() {
+                Ok((socket, _)) => take(socket),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(Waiting::None),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(Waiting::More)
+    }
+}
+
+/// Whether more connections may wait.
+enum Waiting {
+    None,
+    More,
+}

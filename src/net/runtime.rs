@@ -1,0 +1,186 @@
+//! The executor, behind the few calls the server needs of it.
+//!
+//! One executor runs on one thread. It waits with io_uring; the tasks on it are woken in the order
+//! in which their wake-ups came, which the turn relies on (see [`core_loop`](crate::core_loop)):
+//! a task woken while others are runnable runs after them.
+//!
+//! Invariants: everything here but [`ExecutorSettings`] and [`ExecutorThread`] is used on an
+//! executor's own thread only. At most one task waits for one direction of one descriptor.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use glommio::io::PollableFd;
+use glommio::timer::Timer;
+use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+
+/// Memory an executor registers for file IO, in bytes. Locked memory is scarce (often 8 MiB for
+/// all processes of a user) and sockets use none of it.
+const IO_MEMORY_BYTES: usize = 256 << 10;
+
+/// How a core's executor runs.
+#[derive(Clone, Debug)]
+pub struct ExecutorSettings {
+    /// Name of its thread.
+    pub name: String,
+    /// The CPU it is pinned to, or none to leave the choice to the kernel.
+    pub cpu: Option<usize>,
+    /// How long it looks for work before it sleeps. Only sensible on CPUs of its own.
+    pub spin: Duration,
+}
+
+/// Why an executor could not start, or how it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// It was asked to run on a CPU that this machine does not have.
+    #[error("CPU {0} does not exist")]
+    NoSuchCpu(usize),
+    /// The kernel refused something it needs.
+    #[error("the executor cannot run: {0}")]
+    Failed(String),
+}
+
+impl<T> From<GlommioError<T>> for ExecutorError {
+    fn from(error: GlommioError<T>) -> Self {
+        match error {
+            GlommioError::BuilderError(glommio::BuilderErrorKind::NonExistentCpus { cpu }) => {
+                ExecutorError::NoSuchCpu(cpu)
+            }
+            other => ExecutorError::Failed(other.to_string()),
+        }
+    }
+}
+
+/// The thread of a started executor.
+#[derive(Debug)]
+pub struct ExecutorThread<T: Send + 'static>(glommio::ExecutorJoinHandle<T>);
+
+impl<T: Send + 'static> ExecutorThread<T> {
+    /// Waits for its main task to end.
+    ///
+    /// # Errors
+    /// If the executor never ran, or its thread panicked.
+    pub fn join(self) -> Result<T, ExecutorError> {
+        self.0.join().map_err(ExecutorError::from)
+    }
+}
+
+/// Starts a thread with an executor and runs on it what `main` makes.
+///
+/// # Errors
+/// If the thread cannot be started. What fails on the thread itself is told by
+/// [`ExecutorThread::join`].
+pub fn start_executor<M, F, T>(
+    settings: &ExecutorSettings,
+    main: M,
+) -> Result<ExecutorThread<T>, ExecutorError>
+where
+    M: FnOnce() -> F + Send + 'static,
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let placement = settings.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let handle = LocalExecutorBuilder::new(placement)
+        .name(&settings.name)
+        .io_memory(IO_MEMORY_BYTES)
+        .spin_before_park(settings.spin)
+        .spawn(main)?;
+    Ok(ExecutorThread(handle))
+}
+
+/// Starts a task of this executor, which runs until it ends by itself.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(future).detach();
+}
+
+/// Waits for so long.
+pub async fn sleep(span: Duration) {
+    Timer::new(span).await;
+}
+
+/// Lets every other runnable task run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits for `future`, but not longer than `span`; `None` if that has passed.
+pub async fn with_deadline<F: Future>(span: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut timer = pin!(Timer::new(span));
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        timer.as_mut().poll(context).map(|_| None)
+    })
+    .await
+}
+
+/// One timer that is set again and again, without an allocation each time.
+#[derive(Debug)]
+pub struct Alarm(Timer);
+
+impl Alarm {
+    /// An alarm that rings after `span`.
+    pub fn new(span: Duration) -> Self {
+        Alarm(Timer::new(span))
+    }
+
+    /// Sets it to ring `span` from now.
+    pub fn set(&mut self, span: Duration) {
+        self.0.reset(span);
+    }
+
+    /// Ready once it rings.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(context).map(|_| ())
+    }
+}
+
+/// A descriptor whose readiness can be waited for.
+#[derive(Debug)]
+pub struct Watched<T: AsRawFd>(PollableFd<T>);
+
+impl<T: AsRawFd> Watched<T> {
+    /// Takes the descriptor, which stays with this executor.
+    ///
+    /// # Errors
+    /// If the executor does not take it.
+    pub fn new(inner: T) -> io::Result<Self> {
+        Ok(Watched(PollableFd::new(inner)?))
+    }
+
+    /// The descriptor.
+    pub fn get(&self) -> &T {
+        self.0.get_ref()
+    }
+
+    /// Waits until a read would not block: data, the end, or an error is there.
+    ///
+    /// # Errors
+    /// If the executor cannot watch the descriptor.
+    pub async fn readable(&self) -> io::Result<()> {
+        Ok(self.0.readable().await?)
+    }
+
+    /// Waits until a write would not block.
+    ///
+    /// # Errors
+    /// If the executor cannot watch the descriptor.
+    pub async fn writable(&self) -> io::Result<()> {
+        Ok(self.0.writable().await?)
+    }
+}

@@ -1,0 +1,160 @@
+//! A connected TCP socket: receive first, wait only when there is nothing.
+//!
+//! The calls are plain `recv` and `send` with MSG_DONTWAIT, because a well-fed connection never
+//! waits then; the executor is asked for readiness only after a call would have blocked. The two
+//! calls stand behind [`Transport`], so that a completion-based one, or TLS, can take their place.
+//!
+//! It keeps no buffers and does not retry; EINTR alone is retried here.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use super::runtime::{Watched, with_deadline};
+
+/// What a receive or send came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// So many bytes moved, at least one.
+    Bytes(usize),
+    /// None could move without waiting.
+    WouldBlock,
+    /// The other end sends nothing more.
+    End,
+}
+
+/// What moves bytes without waiting.
+pub trait Transport {
+    /// Fills the beginning of `buffer` with what has arrived.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Transfer>;
+
+    /// Sends as much of `bytes`, which is not empty, as there is room for.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    fn send(&self, bytes: &[u8]) -> io::Result<Transfer>;
+
+    /// Sends as much of `parts`, one after the other, as there is room for.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    fn send_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<Transfer>;
+}
+
+/// A connected TCP socket of this executor.
+#[derive(Debug)]
+pub struct Stream(Watched<Socket>);
+
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+fn transfer(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Transfer> {
+    loop {
+        return match call() {
+            Ok(0) => Ok(Transfer::End),
+            Ok(count) => Ok(Transfer::Bytes(count)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => continue,
+                io::ErrorKind::WouldBlock => Ok(Transfer::WouldBlock),
+                _ => Err(error),
+            },
+        };
+    }
+}
+
+impl Transport for Stream {
+    fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Transfer> {
+        transfer(|| self.0.get().recv_with_flags(buffer, libc::MSG_DONTWAIT))
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<Transfer> {
+        transfer(|| self.0.get().send_with_flags(bytes, SEND_FLAGS))
+    }
+
+    fn send_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<Transfer> {
+        transfer(|| self.0.get().send_vectored_with_flags(parts, SEND_FLAGS))
+    }
+}
+
+impl Stream {
+    /// Takes an accepted or connected socket.
+    ///
+    /// # Errors
+    /// If the executor does not take it.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        Ok(Stream(Watched::new(socket)?))
+    }
+
+    /// Connects to `address` within `deadline`.
+    ///
+    /// # Errors
+    /// If the connection is refused or cannot be made in time.
+    pub async fn connect(address: SocketAddr, deadline: Duration) -> io::Result<Self> {
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&SockAddr::from(address)) {
+            Ok(()) => return Stream::new(socket),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let stream = Stream::new(socket)?;
+        match with_deadline(deadline, stream.writable()).await {
+            Some(ready) => ready?,
+            None => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        match stream.0.get().take_error()? {
+            Some(error) => Err(error),
+            None => Ok(stream),
+        }
+    }
+
+    /// Makes the kernel give the connection up when the other end has not acknowledged anything
+    /// for `span`, whether data is under way or not. A host that vanished is noticed by this.
+    ///
+    /// # Errors
+    /// If the socket refuses.
+    pub fn give_up_after(&self, span: Duration) -> io::Result<()> {
+        let probes = TcpKeepalive::new()
+            .with_time(Duration::from_secs(1))
+            .with_interval(Duration::from_secs(1))
+            .with_retries(2);
+        self.0.get().set_tcp_keepalive(&probes)?;
+        self.0.get().set_tcp_user_timeout(Some(span))
+    }
+
+    /// Waits until a receive finds something: bytes, the end or an error.
+    ///
+    /// # Errors
+    /// If the executor cannot watch the socket.
+    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.0.readable()
+    }
+
+    /// Waits until a send finds room, or an error.
+    ///
+    /// # Errors
+    /// If the executor cannot watch the socket.
+    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.0.writable()
+    }
+
+    /// Ends one direction or both. Whoever waits for readability is woken by the end of reading,
+    /// which is how a task that waits is told to stop. A socket that is already broken has
+    /// nothing left to end, so failure is of no interest.
+    pub fn shutdown(&self, how: Shutdown) {
+        let _ = self.0.get().shutdown(how);
+    }
+
+    /// The other end's address, while there is one.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.0.get().peer_addr().ok()?.as_socket()
+    }
+}
