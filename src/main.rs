@@ -5,6 +5,10 @@
 
 mod config;
 mod control;
+mod core_loop;
+mod mesh;
+mod net;
+mod startup;
 
 use mimalloc::MiMalloc;
 

@@ -1,0 +1,4 @@
+//! The loop of one core.
+mod clock;
+mod signal;
+mod table;
