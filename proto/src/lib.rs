@@ -4,7 +4,10 @@
 //! async. Parsers read in place, never panic on any input, and never allocate by an announced
 //! length; what a peer or client sends is a value or an error.
 
+pub mod limits;
 pub mod memcached;
+pub mod resp;
+pub mod slot;
 
 #[cfg(test)]
 mod seeded;
