@@ -9,6 +9,8 @@
 pub mod command;
 pub mod contract;
 pub mod engine;
+pub mod entry;
 pub mod ids;
 pub mod placement;
 pub mod reply;
+pub mod store;

@@ -1,0 +1,228 @@
+//! The log entry: what one Raft entry of a shard carries.
+//!
+//! An entry is a stamp and sections. One kind of section exists, a batch of commands; touches and
+//! changes of limits will be further kinds. Entries are persistent, and every replica must make
+//! the same of them: one that holds an unknown version or kind was written by a newer program,
+//! and the replica that reads it stops. Skipping it would let the states part.
+//!
+//! Format, little-endian: format version (1 byte), stamp (8), sections. A section is its kind (1),
+//! the length of its body (4), the body. The body of a batch is the number of commands (2) and the
+//! commands in the encoding of [`Command::encode`]. An entry without commands has no batch.
+//!
+//! An entry is checked whole before the first command of it is applied, so that applying cannot
+//! fail half way. Damage is not looked for here: logs and links have checksums of their own.
+
+use crate::command::{Command, DecodeError};
+use crate::ids::{Millis, Version};
+
+/// Commands in one entry, at most: as many as a version has ordinals.
+pub const ENTRY_COMMANDS_MAX: usize = Version::ORDINALS;
+/// Encoded commands in one entry, in bytes, at most. A single command may be longer.
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+const FORMAT_VERSION: u8 = 1;
+const BATCH: u8 = 1;
+/// Version and stamp.
+const HEADER_BYTES: usize = 9;
+/// Kind and length.
+const SECTION_HEADER_BYTES: usize = 5;
+/// Bytes before the first command.
+const COMMANDS_START: usize = HEADER_BYTES + SECTION_HEADER_BYTES + 2;
+/// The largest buffer that is reserved for the next entry because the last one needed it.
+const RESERVED_BYTES_MAX: usize = 64 << 10;
+
+/// Gathers the commands of one entry.
+#[derive(Debug, Default)]
+pub struct EntryBuilder {
+    /// The entry as it will be, with the header left blank; empty before the first command.
+    bytes: Vec<u8>,
+    commands: usize,
+    /// Bytes reserved with the first command.
+    reserved: usize,
+}
+
+impl EntryBuilder {
+    /// A builder without commands.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of commands gathered.
+    pub fn len(&self) -> usize {
+        self.commands
+    }
+
+    /// Whether no command was gathered.
+    pub fn is_empty(&self) -> bool {
+        self.commands == 0
+    }
+
+    /// Encoded bytes of the commands gathered.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len().saturating_sub(COMMANDS_START)
+    }
+
+    /// Whether a command of so many encoded bytes may still be added. The first always may.
+    pub fn has_room_for(&self, command_bytes: usize) -> bool {
+        self.is_empty()
+            || (self.commands < ENTRY_COMMANDS_MAX
+                && self.bytes_len() + command_bytes <= ENTRY_BYTES_MAX)
+    }
+
+    /// Whether no command at all may be added.
+    pub fn is_full(&self) -> bool {
+        !self.has_room_for(1)
+    }
+
+    /// Adds a command as [`Command::encode`] wrote it.
+    ///
+    /// # Panics
+    /// If there is no room for it, which [`has_room_for`](Self::has_room_for) tells.
+    pub fn push(&mut self, encoded: &[u8]) {
+        assert!(self.has_room_for(encoded.len()), "the entry has no room for this command");
+        debug_assert!(is_one_write(encoded), "not one encoded write command");
+        if self.is_empty() {
+            self.bytes.reserve(self.reserved.max(COMMANDS_START + encoded.len()));
+            self.bytes.resize(COMMANDS_START, 0);
+        }
+        self.bytes.extend_from_slice(encoded);
+        self.commands += 1;
+    }
+
+    /// The entry with this stamp; the builder is empty again. Without commands it is an entry for
+    /// its stamp's sake.
+    pub fn finish(&mut self, stamp: Millis) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let commands = std::mem::take(&mut self.commands);
+        bytes.resize(bytes.len().max(HEADER_BYTES), 0);
+        bytes[0] = FORMAT_VERSION;
+        bytes[1..HEADER_BYTES].copy_from_slice(&stamp.0.to_le_bytes());
+        if commands > 0 {
+            let body_start = HEADER_BYTES + SECTION_HEADER_BYTES;
+            let body_len = (bytes.len() - body_start) as u32;
+            bytes[HEADER_BYTES] = BATCH;
+            bytes[HEADER_BYTES + 1..body_start].copy_from_slice(&body_len.to_le_bytes());
+            bytes[body_start..COMMANDS_START].copy_from_slice(&(commands as u16).to_le_bytes());
+        }
+        self.reserved = bytes.len().min(RESERVED_BYTES_MAX);
+        bytes
+    }
+}
+
+fn is_one_write(encoded: &[u8]) -> bool {
+    Command::decode(encoded)
+        .is_ok_and(|(command, length)| length == encoded.len() && !command.operation.is_read())
+}
+
+/// Why bytes are not an entry that this version can apply. The replica that meets one stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The bytes end too early.
+    #[error("the log entry is cut short")]
+    Truncated,
+    /// Another version of the program wrote it.
+    #[error("format version {0} of a log entry is unknown")]
+    UnknownVersion(u8),
+    /// Another version of the program wrote it.
+    #[error("section kind {0} of a log entry is unknown")]
+    UnknownKind(u8),
+    /// There is a second batch, an empty one, or one that is too long.
+    #[error("a batch of the log entry is malformed")]
+    BadBatch,
+    /// A command of the batch is a read, which never enters the log.
+    #[error("the log entry holds a read")]
+    Read,
+    /// A command of the batch cannot be decoded.
+    #[error("a command of the log entry is malformed: {0}")]
+    Command(#[from] DecodeError),
+}
+
+/// An entry, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryReader<'a> {
+    stamp: Millis,
+    commands: usize,
+    encoded: &'a [u8],
+}
+
+impl<'a> EntryReader<'a> {
+    /// Reads an entry and checks all of it.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, EntryError> {
+        let (&version, rest) = bytes.split_first().ok_or(EntryError::Truncated)?;
+        if version != FORMAT_VERSION {
+            return Err(EntryError::UnknownVersion(version));
+        }
+        let (stamp, mut rest) = rest.split_first_chunk().ok_or(EntryError::Truncated)?;
+        let stamp = Millis(u64::from_le_bytes(*stamp));
+        let mut entry = EntryReader { stamp, commands: 0, encoded: &[] };
+        while let Some((&kind, after_kind)) = rest.split_first() {
+            if kind != BATCH {
+                return Err(EntryError::UnknownKind(kind));
+            }
+            let (length, after) = after_kind.split_first_chunk().ok_or(EntryError::Truncated)?;
+            let (body, after) = after
+                .split_at_checked(u32::from_le_bytes(*length) as usize)
+                .ok_or(EntryError::Truncated)?;
+            if entry.commands > 0 {
+                return Err(EntryError::BadBatch);
+            }
+            (entry.commands, entry.encoded) = check_batch(body)?;
+            rest = after;
+        }
+        Ok(entry)
+    }
+
+    /// The shard time at which the leader proposed the entry.
+    pub fn stamp(&self) -> Millis {
+        self.stamp
+    }
+
+    /// Number of commands.
+    pub fn len(&self) -> usize {
+        self.commands
+    }
+
+    /// Whether the entry is there for its stamp's sake only.
+    pub fn is_empty(&self) -> bool {
+        self.commands == 0
+    }
+
+    /// The commands in order. The position of each is its ordinal.
+    pub fn commands(&self) -> Commands<'a> {
+        Commands { encoded: self.encoded }
+    }
+}
+
+/// The number of commands in the body of a batch, and their encoding.
+fn check_batch(body: &[u8]) -> Result<(usize, &[u8]), EntryError> {
+    let (count, encoded) = body.split_first_chunk().ok_or(EntryError::Truncated)?;
+    let count = usize::from(u16::from_le_bytes(*count));
+    if count == 0 || count > ENTRY_COMMANDS_MAX {
+        return Err(EntryError::BadBatch);
+    }
+    let mut rest = encoded;
+    for _ in 0..count {
+        let (command, length) = Command::decode(rest)?;
+        if command.operation.is_read() {
+            return Err(EntryError::Read);
+        }
+        rest = &rest[length..];
+    }
+    if rest.is_empty() { Ok((count, encoded)) } else { Err(EntryError::BadBatch) }
+}
+
+/// The commands of an entry that was checked.
+#[derive(Clone, Debug)]
+pub struct Commands<'a> {
+    encoded: &'a [u8],
+}
+
+impl<'a> Iterator for Commands<'a> {
+    type Item = Command<'a>;
+
+    fn next(&mut self) -> Option<Command<'a>> {
+        let (command, length) = Command::decode(self.encoded).ok()?;
+        self.encoded = &self.encoded[length..];
+        Some(command)
+    }
+}

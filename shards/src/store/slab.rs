@@ -1,0 +1,276 @@
+//! The entries: slots of one cache line each, in pages, with a list of free slots inside.
+//!
+//! Slot numbers are replicated state (touches name them), so the choice of the next slot is
+//! deterministic: the slot freed last, else one behind the last. Key and value live in one
+//! allocation, behind two bytes of key length; a slot with no allocation is free. What links a
+//! slot into the recency list and the expiry index lives in the slot too, but those modules change
+//! it.
+
+use super::digest::{self, Sum};
+use super::pages::Pages;
+use crate::ids::Version;
+use std::ops::{Index, IndexMut};
+
+/// Where a slot number is expected: no slot.
+pub(super) const NONE: u32 = u32::MAX;
+/// The deadline of an entry without one.
+pub(super) const NO_DEADLINE: u64 = u64::MAX;
+/// Bytes in front of the key: its length.
+const PREFIX_BYTES: usize = 2;
+
+/// One entry, or a free slot.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Slot {
+    /// Key length (2 bytes, little-endian), key, value; empty if the slot is free.
+    data: Box<[u8]>,
+    /// Hash of `data`, for the digest.
+    content: u64,
+    /// What last wrote the entry.
+    pub version: Version,
+    /// When it expires, in milliseconds of shard time, or [`NO_DEADLINE`].
+    pub deadline: u64,
+    /// Its place in the recency order: greater is newer.
+    pub recency: u64,
+    /// The neighbour towards the tail; in a free slot, the next free one.
+    pub older: u32,
+    /// The neighbour towards the head.
+    pub newer: u32,
+    /// The client's flags.
+    pub flags: u32,
+    /// Its place in the expiry index, or [`NONE`].
+    pub due: u32,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+impl Slot {
+    fn vacant(next: u32) -> Self {
+        Slot {
+            data: Box::default(),
+            content: 0,
+            version: Version(0),
+            deadline: NO_DEADLINE,
+            recency: 0,
+            older: next,
+            newer: NONE,
+            flags: 0,
+            due: NONE,
+        }
+    }
+
+    /// Whether the slot holds no entry.
+    pub fn is_vacant(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The key.
+    #[inline]
+    pub fn key(&self) -> &[u8] {
+        &self.data[PREFIX_BYTES..value_start(&self.data)]
+    }
+
+    /// The value.
+    #[inline]
+    pub fn value(&self) -> &[u8] {
+        value_of(&self.data)
+    }
+
+    /// Bytes of key and value together.
+    #[inline]
+    pub fn key_and_value_len(&self) -> usize {
+        self.data.len() - PREFIX_BYTES
+    }
+
+    /// Whether the entry is due at `stamp`, in milliseconds of shard time.
+    #[inline]
+    pub fn is_due(&self, stamp: u64) -> bool {
+        self.deadline <= stamp
+    }
+
+    /// Replaces the value within the same allocation if its length allows.
+    pub fn write_value(&mut self, value: &[u8]) {
+        let start = value_start(&self.data);
+        if self.data.len() - start == value.len() {
+            self.data[start..].copy_from_slice(value);
+        } else {
+            self.data = allocate(&self.data[PREFIX_BYTES..start], value);
+        }
+        self.content = digest::hash_bytes(&self.data);
+    }
+
+    /// Replaces the value and hands out the allocation with the old one.
+    pub fn exchange_value(&mut self, value: &[u8]) -> Box<[u8]> {
+        let data = allocate(self.key(), value);
+        self.content = digest::hash_bytes(&data);
+        std::mem::replace(&mut self.data, data)
+    }
+
+    /// Adds bytes behind the value. The allocation grows in place where the allocator can.
+    pub fn append(&mut self, addition: &[u8]) {
+        let mut data = std::mem::take(&mut self.data).into_vec();
+        data.reserve_exact(addition.len());
+        data.extend_from_slice(addition);
+        self.data = data.into_boxed_slice();
+        self.content = digest::hash_bytes(&self.data);
+    }
+
+    /// Adds bytes in front of the value.
+    pub fn prepend(&mut self, addition: &[u8]) {
+        let start = value_start(&self.data);
+        let mut data = std::mem::take(&mut self.data).into_vec();
+        let old_end = data.len();
+        data.reserve_exact(addition.len());
+        data.resize(old_end + addition.len(), 0);
+        data.copy_within(start..old_end, start + addition.len());
+        data[start..start + addition.len()].copy_from_slice(addition);
+        self.data = data.into_boxed_slice();
+        self.content = digest::hash_bytes(&self.data);
+    }
+
+    /// The entry's term of the digest.
+    #[inline]
+    pub fn term(&self, slot: u32) -> u64 {
+        let slot_and_flags = u64::from(slot) << 32 | u64::from(self.flags);
+        digest::absorb(self.content, [slot_and_flags, self.version.0, self.deadline, self.recency])
+    }
+
+    /// Whether the stored hash belongs to the bytes.
+    pub fn content_is_intact(&self) -> bool {
+        self.content == digest::hash_bytes(&self.data)
+    }
+}
+
+/// The value within an entry's allocation, which outlives its slot while a reply needs it.
+#[inline]
+pub(super) fn value_of(data: &[u8]) -> &[u8] {
+    &data[value_start(data)..]
+}
+
+#[inline]
+fn value_start(data: &[u8]) -> usize {
+    PREFIX_BYTES + usize::from(u16::from_le_bytes([data[0], data[1]]))
+}
+
+fn allocate(key: &[u8], value: &[u8]) -> Box<[u8]> {
+    debug_assert!(key.len() <= crate::command::KEY_BYTES_MAX);
+    let mut data = Vec::with_capacity(PREFIX_BYTES + key.len() + value.len());
+    data.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    data.extend_from_slice(key);
+    data.extend_from_slice(value);
+    data.into_boxed_slice()
+}
+
+/// All slots, used and free.
+#[derive(Debug)]
+pub(super) struct Slab {
+    slots: Pages<Slot>,
+    /// The slot that is reused next, or [`NONE`].
+    free: u32,
+    /// Terms of the free slots.
+    free_sum: Sum,
+}
+
+impl Slab {
+    /// A slab without slots.
+    pub fn new() -> Self {
+        Slab { slots: Pages::default(), free: NONE, free_sum: Sum::default() }
+    }
+
+    /// Number of slots, used and free.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Stores an entry in the next free slot and names it. Version, deadline, recency and flags
+    /// are the caller's to set.
+    pub fn occupy(&mut self, key: &[u8], value: &[u8]) -> u32 {
+        let data = allocate(key, value);
+        let slot = if self.free == NONE {
+            let slot = self.slots.len() as u32;
+            assert!(slot < NONE, "a shard cannot hold more than 2^32 - 2 entries");
+            self.slots.push(Slot::vacant(NONE));
+            slot
+        } else {
+            let slot = self.free;
+            self.free = self[slot].older;
+            self.free_sum.subtract(digest::free_slot_term(slot, self.free));
+            slot
+        };
+        self.fill(slot, data);
+        slot
+    }
+
+    /// Frees a slot, and hands out its allocation.
+    pub fn vacate(&mut self, slot: u32) -> Box<[u8]> {
+        let next = self.free;
+        let old = std::mem::replace(&mut self[slot], Slot::vacant(next));
+        self.free = slot;
+        self.free_sum.add(digest::free_slot_term(slot, next));
+        old.data
+    }
+
+    /// The free slots, the one that is reused next first.
+    pub fn free_slots(&self) -> impl Iterator<Item = u32> {
+        let next = move |slot: &u32| Some(self[*slot].older);
+        std::iter::successors(Some(self.free), next).take_while(|slot| *slot != NONE)
+    }
+
+    /// What the free slots and their order add to the digest.
+    pub fn free_words(&self) -> [u64; 3] {
+        [self.free_sum.finish([]), u64::from(self.free), self.slots.len() as u64]
+    }
+
+    /// The used slots in the order of their numbers.
+    pub fn entries(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        let numbered = self.slots.iter().enumerate().map(|(slot, entry)| (slot as u32, entry));
+        numbered.filter(|(_, entry)| !entry.is_vacant())
+    }
+
+    /// Forgets all slots and hands them out, for the caller to drop at leisure.
+    pub fn take(&mut self) -> Vec<Vec<Slot>> {
+        self.free = NONE;
+        self.free_sum = Sum::default();
+        self.slots.take()
+    }
+
+    /// Restores a slab: adds free slots, not yet in the list of free ones, up to `len`, and then
+    /// an entry.
+    pub fn push_restored(&mut self, len: usize, entry: Option<(&[u8], &[u8])>) {
+        while self.slots.len() < len {
+            self.slots.push(Slot::vacant(NONE));
+        }
+        if let Some((key, value)) = entry {
+            self.slots.push(Slot::vacant(NONE));
+            self.fill(len as u32, allocate(key, value));
+        }
+    }
+
+    /// Restores the list of free slots: puts `slot`, which is free, in front of it.
+    pub fn push_restored_free(&mut self, slot: u32) {
+        self.vacate(slot);
+    }
+
+    fn fill(&mut self, slot: u32, data: Box<[u8]>) {
+        let entry = &mut self[slot];
+        entry.content = digest::hash_bytes(&data);
+        entry.data = data;
+        entry.older = NONE;
+    }
+}
+
+impl Index<u32> for Slab {
+    type Output = Slot;
+
+    #[inline]
+    fn index(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize]
+    }
+}
+
+impl IndexMut<u32> for Slab {
+    #[inline]
+    fn index_mut(&mut self, slot: u32) -> &mut Slot {
+        &mut self.slots[slot as usize]
+    }
+}
