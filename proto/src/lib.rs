@@ -6,6 +6,7 @@
 
 pub mod limits;
 pub mod memcached;
+pub mod peer;
 pub mod resp;
 pub mod slot;
 

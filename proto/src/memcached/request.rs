@@ -670,7 +670,7 @@ impl<'a> Request<'a> {
         }
         let extras = extras.as_bytes();
         let body = self.frame_extras.len() + extras.len() + key.len();
-        let body = value.len().checked_add(body).unwrap_or(usize::MAX);
+        let body = value.len().saturating_add(body);
         let header = Header {
             magic: if flexible { FLEXIBLE_REQUEST_MAGIC } else { REQUEST_MAGIC },
             opcode,
