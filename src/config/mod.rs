@@ -270,7 +270,8 @@ impl NodeConfig {
     }
 
     fn check_exposure(&self, reader: &Reader<'_>) -> Result<(), ConfigError> {
-        if self.bind.is_loopback() || reader.read("insecure", values::truth)? {
+        let insecure = reader.read("insecure", values::truth)?;
+        if insecure || self.bind.is_loopback() {
             return Ok(());
         }
         let key = if reader.layers.given("bind").is_some() { "bind" } else { "members" };

@@ -1,0 +1,402 @@
+//! What operators see of a cluster, over real HTTP and cores that are played by threads.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use shards::contract::{AdminCommand, LeaderView, ReplicaStatus, Role, ShardStatus};
+use shards::ids::{CoreIndex, Index, NodeId, ShardId, Term};
+
+use super::messages::{CONTROL_QUEUE_MAX, CoreCounters, CoreReport};
+use super::view::{ReadinessView, ReplicasView, RoleView, ShardsView, TransferDone};
+use super::*;
+use crate::config::{Machine, add_flags};
+
+const SHARDS: u16 = 6;
+const NODES: u16 = 2;
+const CORES: u16 = 2;
+/// Longer than anything here takes, shorter than a person waits.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn config(node: u16, http_port: u16) -> Arc<NodeConfig> {
+    let arguments = [
+        "serve".to_owned(),
+        format!("--node-id={node}"),
+        "--members=1=127.0.0.1,2=127.0.0.2".to_owned(),
+        format!("--shards={SHARDS}"),
+        format!("--cores={CORES}"),
+        format!("--http-port={http_port}"),
+    ];
+    let command = add_flags(clap::Command::new("serve"));
+    let matches = command.try_get_matches_from(arguments).expect("valid flags");
+    let machine = Machine { cpus: vec![0] };
+    Arc::new(NodeConfig::load(&matches, [], &machine).expect("a valid configuration"))
+}
+
+/// The leaders of a played cluster, and what its cores were told.
+#[derive(Debug, Default)]
+struct Script {
+    leaders: BTreeMap<ShardId, NodeId>,
+    commands: Vec<(NodeId, CoreIndex, AdminCommand)>,
+    drained: Vec<(NodeId, CoreIndex)>,
+    stopped: Vec<(NodeId, CoreIndex)>,
+    operations: u64,
+    silent: Option<(NodeId, CoreIndex)>,
+}
+
+type SharedScript = Arc<Mutex<Script>>;
+
+fn locked(script: &SharedScript) -> std::sync::MutexGuard<'_, Script> {
+    script.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
+    let placement = config.placement();
+    let view = |shard: ShardId| LeaderView {
+        term: Term(script.leaders.get(&shard).map_or(0, |node| 3 + u64::from(node.0))),
+        leader: script.leaders.get(&shard).copied(),
+    };
+    let status = |shard: ShardId| {
+        let leads = script.leaders.get(&shard) == Some(&config.node);
+        let replica = |node: NodeId| ReplicaStatus {
+            node,
+            role: if node == config.node { Role::Leader } else { Role::Follower },
+            matched: Index(if node == config.node { 90 } else { 88 }),
+            lag: if node == config.node { 0 } else { 2 },
+        };
+        ShardStatus {
+            shard,
+            role: if leads { Role::Leader } else { Role::Follower },
+            leader: view(shard),
+            commit: Index(90),
+            applied: Index(90),
+            keys: 7,
+            bytes: 700,
+            bytes_max: 1 << 20,
+            digest: 0xfeed_f00d_dead_beef,
+            evicted: 1,
+            expired: 2,
+            operations: script.operations,
+            hits: 3,
+            misses: 4,
+            replicas: if leads { placement.replicas(shard).map(replica).collect() } else { vec![] },
+        }
+    };
+    let own = |shard: &ShardId| placement.core(*shard, CORES) == core;
+    CoreReport {
+        core,
+        shards: (0..SHARDS).map(ShardId).filter(own).map(status).collect(),
+        leaders: (0..SHARDS).map(ShardId).map(view).collect(),
+        cores_of: (1..=NODES).map(|node| (NodeId(node), CORES)).collect(),
+        counters: CoreCounters { commands: 11, turn_ns_max: 5_000, ..CoreCounters::default() },
+    }
+}
+
+/// Plays a core until it is told to stop or its channel closes.
+fn play_core(
+    config: Arc<NodeConfig>,
+    core: CoreIndex,
+    script: SharedScript,
+) -> flume::Sender<ControlRequest> {
+    let (sender, requests) = flume::bounded(CONTROL_QUEUE_MAX);
+    std::thread::spawn(move || {
+        for request in requests {
+            let mut script = locked(&script);
+            match request {
+                ControlRequest::Status(_) if script.silent == Some((config.node, core)) => {}
+                ControlRequest::Status(answer) => {
+                    let _ = answer.try_send(report(&config, core, &script));
+                }
+                ControlRequest::Admin(command, taken) => {
+                    script.commands.push((config.node, core, command));
+                    if let AdminCommand::Transfer { shard, to } = command {
+                        script.leaders.insert(shard, to);
+                    }
+                    let _ = taken.try_send(());
+                }
+                ControlRequest::Drain(done) => {
+                    script.drained.push((config.node, core));
+                    let _ = done.try_send(());
+                }
+                ControlRequest::Stop => {
+                    script.stopped.push((config.node, core));
+                    return;
+                }
+            }
+        }
+    });
+    sender
+}
+
+/// Two nodes on one HTTP port, each shard led by its preferred node.
+struct Cluster {
+    port: u16,
+    script: SharedScript,
+    nodes: Vec<ControlHandle>,
+}
+
+fn cluster() -> Cluster {
+    let placement = config(1, 7_480).placement();
+    let leaders = (0..SHARDS).map(ShardId);
+    let leaders = leaders.filter_map(|shard| Some((shard, placement.replicas(shard).next()?)));
+    let script: SharedScript =
+        Arc::new(Mutex::new(Script { leaders: leaders.collect(), ..Script::default() }));
+    let (port, listeners) = listeners();
+    let start = |(node, listener)| {
+        let config = config(node, port);
+        let core = |core| play_core(config.clone(), CoreIndex(core), script.clone());
+        let cores = (0..CORES).map(core).collect();
+        let signals = Signals::Ignore;
+        spawn(ControlOptions { config: config.clone(), listener, signals }, cores)
+            .expect("a control thread")
+    };
+    let nodes = (1..).zip(listeners).map(start).collect();
+    Cluster { port, script, nodes }
+}
+
+/// One port that is free on the addresses of both nodes.
+fn listeners() -> (u16, Vec<TcpListener>) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = first.local_addr().expect("a bound address").port();
+        match TcpListener::bind(("127.0.0.2", port)) {
+            Ok(second) => return (port, vec![first, second]),
+            Err(error) => assert!(Instant::now() < deadline, "no port is free on both: {error}"),
+        }
+    }
+}
+
+impl Cluster {
+    fn exchange(&self, node: u16, request: impl Future<Output = fetch::Answer>) -> fetch::Answer {
+        assert!((1..=NODES).contains(&node));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(request)
+    }
+
+    fn address(&self, node: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, node as u8], self.port))
+    }
+
+    fn get(&self, node: u16, path: &str) -> (u16, String) {
+        let address = self.address(node);
+        let answer = self.exchange(node, async {
+            fetch::get(address, path, DEADLINE).await.expect("an answer")
+        });
+        let body = String::from_utf8(answer.body.to_vec()).expect("text");
+        (answer.status.as_u16(), body)
+    }
+
+    fn post(&self, node: u16, path: &str, document: &str) -> (u16, String) {
+        let address = self.address(node);
+        let answer = self.exchange(node, async {
+            fetch::post_json(address, path, document.into(), DEADLINE).await.expect("an answer")
+        });
+        let body = String::from_utf8(answer.body.to_vec()).expect("text");
+        (answer.status.as_u16(), body)
+    }
+
+    fn view<T: DeserializeOwned>(&self, node: u16, path: &str) -> T {
+        let (status, body) = self.get(node, path);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).expect("the documented shape")
+    }
+}
+
+#[test]
+fn every_node_tells_the_same_of_all_shards() {
+    let cluster = cluster();
+    let one: ShardsView = cluster.view(1, "/v1/shards");
+    let two: ShardsView = cluster.view(2, "/v1/shards");
+    assert_eq!(one, two);
+    assert_eq!(one.shards.len(), usize::from(SHARDS));
+    let second = &one.shards[1];
+    let leader = second.leader.as_ref().expect("a leader");
+    assert_eq!((leader.node, leader.addr.as_str()), (2, "127.0.0.2:7401"));
+    assert_eq!(second.replicas.len(), 2, "told by the leader: {second:?}");
+    assert_eq!(second.replicas[1].lag, 2);
+}
+
+#[test]
+fn the_json_of_a_shard_has_the_documented_shape() {
+    let (_, body) = cluster().get(1, "/v1/shards?local=true");
+    let document: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let expected = serde_json::json!({
+        "shard": 4, "slots": [10923, 13653],
+        "leader": {"node": 1, "core": 0, "addr": "127.0.0.1:7401"},
+        "term": 4, "commit": 90, "applied": 90, "lease_ms": null,
+        "keys": 7, "bytes": 700, "ops_per_s": 0,
+        "replicas": [
+            {"node": 1, "core": 0, "role": "leader", "match": 90, "lag": 0},
+            {"node": 2, "core": 0, "role": "follower", "match": 88, "lag": 2},
+        ],
+    });
+    assert_eq!(document["shards"][4], expected);
+}
+
+#[test]
+fn a_dead_node_leaves_its_shards_as_the_others_know_them() {
+    let mut cluster = cluster();
+    drop(cluster.nodes.pop());
+    let view: ShardsView = cluster.view(1, "/v1/shards");
+    assert_eq!(view.shards[0].replicas.len(), 2);
+    let orphan = &view.shards[1];
+    assert_eq!(orphan.leader.as_ref().map(|leader| leader.node), Some(2));
+    assert_eq!(orphan.replicas.len(), 1, "only the own replica: {orphan:?}");
+    assert_eq!(orphan.replicas[0].role, RoleView::Follower);
+    let replicas: ReplicasView = cluster.view(1, "/v1/replicas");
+    assert_eq!(replicas.unanswered, vec![2]);
+}
+
+#[test]
+fn replicas_are_listed_with_their_digests() {
+    let view: ReplicasView = cluster().view(2, "/v1/replicas");
+    assert_eq!(view.replicas.len(), usize::from(SHARDS * NODES));
+    assert!(view.unanswered.is_empty());
+    assert_eq!(view.replicas[0].digest, "feedf00ddeadbeef");
+    assert_eq!((view.replicas[3].shard, view.replicas[3].node), (1, 2));
+}
+
+#[test]
+fn a_transfer_reaches_the_leader_from_any_node() {
+    let cluster = cluster();
+    let (status, body) = cluster.post(1, "/v1/shards/1/transfer", r#"{"to":1}"#);
+    assert_eq!(status, 200, "{body}");
+    let done: TransferDone = serde_json::from_str(&body).expect("the documented shape");
+    assert_eq!((done.shard, done.leader), (1, 1));
+    let told = AdminCommand::Transfer { shard: ShardId(1), to: NodeId(1) };
+    assert_eq!(locked(&cluster.script).commands, vec![(NodeId(2), CoreIndex(0), told)]);
+}
+
+#[test]
+fn an_impossible_transfer_is_refused_with_a_reason() {
+    let cluster = cluster();
+    let check = |path: &str, document: &str, status: u16, part: &str| {
+        let answer = cluster.post(1, path, document);
+        assert_eq!(answer.0, status, "{path} {document}: {}", answer.1);
+        assert!(answer.1.contains(part), "{} lacks {part}", answer.1);
+    };
+    check("/v1/shards/6/transfer", r#"{"to":1}"#, 404, "does not exist");
+    check("/v1/shards/0/transfer", r#"{"to":3}"#, 400, "on the nodes 1, 2");
+    check("/v1/shards/0/transfer", r#"{"to":"two"}"#, 422, "error");
+    check("/v1/shards/0/transfer", r#"{"from":2,"to":2}"#, 422, "from");
+    check("/v1/shards/0/transfer", "{", 400, "error");
+    check("/v1/shards/1/transfer?forwarded=true", r#"{"to":1}"#, 409, "does not lead");
+    locked(&cluster.script).leaders.remove(&ShardId(2));
+    let deadline = Instant::now() + DEADLINE;
+    while cluster.get(1, "/readyz").0 == 200 {
+        assert!(Instant::now() < deadline, "the lost leader must show");
+    }
+    check("/v1/shards/2/transfer", r#"{"to":2}"#, 503, "no known leader");
+    assert!(locked(&cluster.script).commands.is_empty());
+}
+
+#[test]
+fn readiness_names_what_is_missing() {
+    let cluster = cluster();
+    assert_eq!(cluster.get(1, "/readyz").0, 200);
+    locked(&cluster.script).leaders.remove(&ShardId(5));
+    locked(&cluster.script).silent = Some((NodeId(1), CoreIndex(1)));
+    let deadline = Instant::now() + DEADLINE;
+    let reasons = loop {
+        let (status, body) = cluster.get(1, "/readyz");
+        let view: ReadinessView = serde_json::from_str(&body).expect("the documented shape");
+        assert_eq!(status == 200, view.ready);
+        if view.reasons.len() > 2 {
+            break view.reasons;
+        }
+        assert!(Instant::now() < deadline, "{view:?}");
+    };
+    let has = |part: &str| reasons.iter().any(|reason| reason.contains(part));
+    assert!(has("core 1 does not answer") && has("shard 5 has no known leader"), "{reasons:?}");
+    assert!(has("replica of shard 2 has not started"), "{reasons:?}");
+    assert_eq!(cluster.get(1, "/healthz"), (200, "ok\n".to_owned()));
+}
+
+#[test]
+fn metrics_are_well_formed_and_each_name_has_one_meaning() {
+    let (status, page) = cluster().get(1, "/metrics");
+    assert_eq!(status, 200);
+    let mut kinds = BTreeMap::new();
+    for line in page.lines() {
+        if let Some(head) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = head.split_once(' ').expect("a name and a kind");
+            assert!(kinds.insert(name, kind).is_none(), "{name} is described twice");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+        } else if !line.starts_with('#') {
+            let (series, value) = line.rsplit_once(' ').expect("a series and a value");
+            let name = series.split('{').next().expect("a name");
+            assert!(kinds.contains_key(name), "{name} has no description");
+            assert!(value.parse::<u64>().is_ok(), "{line}");
+        }
+    }
+    for line in [
+        "coracle_core_commands_total{core=\"1\"} 11",
+        "coracle_core_turn_worst_nanoseconds{core=\"0\"} 5000",
+        "coracle_shard_leads{shard=\"0\",core=\"0\"} 1",
+        "coracle_shard_leads{shard=\"1\",core=\"0\"} 0",
+        "coracle_shard_replica_lag_entries{shard=\"0\",node=\"2\"} 2",
+    ] {
+        assert!(page.lines().any(|have| have == line), "{line} is missing");
+    }
+}
+
+#[test]
+fn operations_per_second_come_from_two_samples() {
+    let cluster = cluster();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        locked(&cluster.script).operations += 1_000;
+        let view: ShardsView = cluster.view(1, "/v1/shards?local=true");
+        if view.shards[0].ops_per_s > 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no rate shows");
+    }
+}
+
+#[test]
+fn a_stop_drains_every_core_before_it_stops_any() {
+    let cluster = cluster();
+    cluster.nodes[0].stop();
+    let deadline = Instant::now() + DEADLINE;
+    while locked(&cluster.script).stopped.len() < usize::from(CORES) {
+        assert!(Instant::now() < deadline, "{:?}", cluster.script);
+        std::thread::yield_now();
+    }
+    let script = locked(&cluster.script);
+    assert_eq!(script.drained, vec![(NodeId(1), CoreIndex(0)), (NodeId(1), CoreIndex(1))]);
+    assert!(script.stopped.iter().all(|(node, _)| *node == NodeId(1)));
+}
+
+/// Sends bytes and reads until the other side closes; the answer's first line.
+fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    // The server may close before it has read everything.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn oversized_requests_are_turned_away() {
+    let cluster = cluster();
+    let address = cluster.address(1);
+    let head = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(64 << 10));
+    assert!(!raw(address, head.as_bytes()).contains(" 200 "));
+    let fields = "x: y\r\n".repeat(65);
+    let many = format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
+    assert!(raw(address, many.as_bytes()).contains(" 431 "));
+    let (status, body) = cluster.post(1, "/v1/shards/0/transfer", &" ".repeat(5 << 10));
+    assert_eq!(status, 413, "{body}");
+    let plain = "POST /v1/shards/0/transfer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                 content-type: text/plain\r\ncontent-length: 8\r\n\r\n{\"to\":2}";
+    assert!(raw(address, plain.as_bytes()).contains(" 415 "));
+    assert!(raw(address, b"*1\r\n$4\r\nPING\r\n\r\n").contains(" 400 "));
+    assert_eq!(cluster.get(1, "/healthz").0, 200);
+}
