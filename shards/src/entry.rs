@@ -226,3 +226,177 @@ impl<'a> Iterator for Commands<'a> {
         Some(command)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Expiry, KEY_BYTES_MAX, Operation, SetCondition, VALUE_BYTES_MAX};
+
+    fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
+        let operation = Operation::Set {
+            value,
+            flags: 1,
+            condition: SetCondition::Always,
+            expiry: Expiry::In(Millis(10)),
+            return_old: false,
+        };
+        Command { key, operation }
+    }
+
+    fn encoded(command: &Command<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        command.encode(&mut bytes);
+        bytes
+    }
+
+    fn sample() -> Vec<u8> {
+        let mut builder = EntryBuilder::new();
+        builder.push(&encoded(&set(b"key", b"value")));
+        builder.push(&encoded(&Command { key: b"", operation: Operation::Flush }));
+        builder
+            .push(&encoded(&Command { key: b"n", operation: Operation::Increment { delta: 4 } }));
+        builder.finish(Millis(1 << 41))
+    }
+
+    #[test]
+    fn what_was_built_is_read() {
+        let bytes = sample();
+        let entry = EntryReader::new(&bytes).expect("an entry");
+        assert_eq!((entry.stamp(), entry.len(), entry.is_empty()), (Millis(1 << 41), 3, false));
+        let keys: Vec<_> = entry.commands().map(|command| command.key.to_vec()).collect();
+        assert_eq!(keys, [&b"key"[..], b"", b"n"]);
+        assert_eq!(entry.commands().next(), Some(set(b"key", b"value")));
+    }
+
+    #[test]
+    fn an_entry_may_consist_of_its_stamp() {
+        let mut builder = EntryBuilder::new();
+        for stamp in [Millis(0), Millis(u64::MAX)] {
+            let bytes = builder.finish(stamp);
+            let entry = EntryReader::new(&bytes).expect("an entry");
+            assert_eq!((entry.stamp(), entry.len(), entry.is_empty()), (stamp, 0, true));
+            assert_eq!(entry.commands().next(), None);
+        }
+    }
+
+    #[test]
+    fn a_finished_builder_starts_anew() {
+        let mut builder = EntryBuilder::new();
+        let command = encoded(&set(b"key", b"value"));
+        let mut finished = Vec::new();
+        for _ in 0..3 {
+            assert!(builder.is_empty() && builder.bytes_len() == 0);
+            builder.push(&command);
+            assert_eq!((builder.len(), builder.bytes_len()), (1, command.len()));
+            finished.push(builder.finish(Millis(3)));
+        }
+        assert!(finished.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn the_number_of_commands_is_limited() {
+        let command = encoded(&set(b"key", b""));
+        let mut builder = EntryBuilder::new();
+        for count in 0..ENTRY_COMMANDS_MAX {
+            assert!(!builder.is_full() && builder.has_room_for(command.len()), "{count}");
+            builder.push(&command);
+        }
+        assert!(builder.is_full() && !builder.has_room_for(command.len()));
+        let bytes = builder.finish(Millis(1));
+        assert_eq!(EntryReader::new(&bytes).expect("an entry").len(), ENTRY_COMMANDS_MAX);
+        let mut too_many = bytes[..COMMANDS_START].to_vec();
+        too_many.extend((0..=ENTRY_COMMANDS_MAX).flat_map(|_| command.clone()));
+        let body = (too_many.len() - HEADER_BYTES - SECTION_HEADER_BYTES) as u32;
+        too_many[HEADER_BYTES + 1..HEADER_BYTES + 5].copy_from_slice(&body.to_le_bytes());
+        let count = (ENTRY_COMMANDS_MAX as u16 + 1).to_le_bytes();
+        too_many[COMMANDS_START - 2..COMMANDS_START].copy_from_slice(&count);
+        assert_eq!(EntryReader::new(&too_many).err(), Some(EntryError::BadBatch));
+    }
+
+    #[test]
+    fn the_bytes_are_limited_but_one_command_always_fits() {
+        let first = encoded(&set(b"key", &[0; 100]));
+        let rest = ENTRY_BYTES_MAX - first.len();
+        let mut builder = EntryBuilder::new();
+        builder.push(&first);
+        for (length, fits) in [(rest - 1, true), (rest, true), (rest + 1, false)] {
+            assert_eq!(builder.has_room_for(length), fits, "{length}");
+        }
+        let overhead = first.len() - 100;
+        builder.push(&encoded(&set(b"key", &vec![0; rest - overhead])));
+        assert_eq!(builder.bytes_len(), ENTRY_BYTES_MAX);
+        assert!(builder.is_full());
+        assert_eq!(EntryReader::new(&builder.finish(Millis(1))).expect("an entry").len(), 2);
+
+        let (key, value) = (vec![1; KEY_BYTES_MAX], vec![2; VALUE_BYTES_MAX]);
+        let largest = encoded(&set(&key, &value));
+        assert!(builder.has_room_for(largest.len()));
+        builder.push(&largest);
+        assert!(builder.is_full());
+        let bytes = builder.finish(Millis(1));
+        let entry = EntryReader::new(&bytes).expect("an entry");
+        assert_eq!(entry.commands().next(), Some(set(&key, &value)));
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused_and_not_skipped() {
+        let mut bytes = sample();
+        bytes[0] = 2;
+        assert_eq!(EntryReader::new(&bytes).err(), Some(EntryError::UnknownVersion(2)));
+        bytes[0] = FORMAT_VERSION;
+        bytes[HEADER_BYTES] = 9;
+        assert_eq!(EntryReader::new(&bytes).err(), Some(EntryError::UnknownKind(9)));
+        let later_section = [&sample()[..], &[9, 0, 0, 0, 0]].concat();
+        assert_eq!(EntryReader::new(&later_section).err(), Some(EntryError::UnknownKind(9)));
+        let mut bytes = sample();
+        bytes[COMMANDS_START] = 99;
+        let unknown = EntryError::Command(DecodeError::UnknownOperation(99));
+        assert!(
+            [unknown, EntryError::Command(DecodeError::BadField)]
+                .contains(&EntryReader::new(&bytes).expect_err("an unknown operation"))
+        );
+    }
+
+    #[test]
+    fn reads_second_batches_and_loose_bytes_are_refused() {
+        let with_batch = |body: &[u8]| {
+            let mut bytes = EntryBuilder::new().finish(Millis(1));
+            bytes.push(BATCH);
+            bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(body);
+            bytes
+        };
+        let get = [&[1, 0][..], &encoded(&Command { key: b"k", operation: Operation::Get })];
+        assert_eq!(EntryReader::new(&with_batch(&get.concat())).err(), Some(EntryError::Read));
+        assert_eq!(EntryReader::new(&with_batch(&[0, 0])).err(), Some(EntryError::BadBatch));
+        let write = encoded(&set(b"k", b"v"));
+        let loose = [&[1, 0][..], &write, &write];
+        let refused = EntryReader::new(&with_batch(&loose.concat())).err();
+        assert_eq!(refused, Some(EntryError::BadBatch));
+        let twice = [&sample()[..], &sample()[HEADER_BYTES..]].concat();
+        assert_eq!(EntryReader::new(&twice).err(), Some(EntryError::BadBatch));
+    }
+
+    #[test]
+    fn every_prefix_is_refused_and_no_damage_panics() {
+        let bytes = sample();
+        for length in 0..bytes.len() {
+            match EntryReader::new(&bytes[..length]) {
+                Ok(entry) => assert!(entry.is_empty() && length == HEADER_BYTES),
+                Err(error) => assert!(
+                    matches!(error, EntryError::Truncated | EntryError::Command(_)),
+                    "{error:?}"
+                ),
+            }
+        }
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= 1 << bit;
+                if let Ok(entry) = EntryReader::new(&damaged) {
+                    assert_eq!(entry.commands().count(), entry.len());
+                }
+            }
+        }
+    }
+}

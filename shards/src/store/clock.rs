@@ -88,3 +88,129 @@ impl ShardClock {
         *self = Self::resume(running.max(now.wall), now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Nanos;
+
+    const SECOND: u64 = 1_000;
+    const HOUR: u64 = 3_600 * SECOND;
+    const DAY: u64 = 24 * HOUR;
+    /// The wall clock at the monotonic clock's zero.
+    const START: u64 = 1_700_000_000_000;
+
+    /// The clocks `elapsed` milliseconds after the start, the wall clock off by `offset`.
+    fn now(elapsed: u64, offset: i64) -> Now {
+        Now {
+            monotonic: Nanos(elapsed * 1_000_000),
+            wall: Millis((START + elapsed).saturating_add_signed(offset)),
+        }
+    }
+
+    #[test]
+    fn a_fresh_clock_is_the_wall_clock_and_a_resumed_one_goes_on_from_its_stamp() {
+        let mut fresh = ShardClock::at_wall_clock(now(0, 0));
+        let mut resumed = ShardClock::resume(Millis(500), now(0, 0));
+        for elapsed in [0, 1, 7, 1_000, HOUR, 30 * DAY] {
+            assert_eq!(fresh.running(now(elapsed, 0)), Millis(START + elapsed));
+            assert_eq!(resumed.running(now(elapsed, 0)), Millis(500 + elapsed));
+        }
+    }
+
+    /// The wall clock steps by `step` at `step_at`; the clock is asked every `interval`. Says how
+    /// long a key with this time to live, stamped at `set_at`, lives by the monotonic clock.
+    fn life_of(time_to_live: u64, set_at: u64, step_at: u64, step: i64, interval: u64) -> u64 {
+        let offset = |elapsed| if elapsed >= step_at { step } else { 0 };
+        let mut clock = ShardClock::at_wall_clock(now(0, 0));
+        let mut last = Millis(0);
+        let mut deadline = None;
+        for elapsed in (0..).step_by(interval as usize) {
+            let running = clock.running(now(elapsed, offset(elapsed)));
+            assert!(running >= last, "the clock went back");
+            last = running;
+            match deadline {
+                None if elapsed >= set_at => deadline = Some((elapsed, running.0 + time_to_live)),
+                Some((set_at, deadline)) if running.0 >= deadline => return elapsed - set_at,
+                _ => {}
+            }
+        }
+        unreachable!("the clock stood still");
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_expires_no_key_early_and_keeps_none() {
+        let steps = [HOUR, 30 * DAY].map(|step| step as i64);
+        for step in steps.into_iter().flat_map(|step| [step, -step]) {
+            for time_to_live in [10, 10 * SECOND, HOUR, DAY, 30 * DAY] {
+                for set_at in [0, 50, 100, 500] {
+                    let interval = (time_to_live / 100_000).max(1);
+                    let lived = life_of(time_to_live, set_at, 100, step, interval);
+                    let context = format!("step {step}, time to live {time_to_live}");
+                    assert!(lived >= time_to_live, "{context}: lived only {lived}");
+                    let longest = time_to_live + time_to_live / 100 + SECOND;
+                    assert!(lived <= longest, "{context}: lived {lived}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_ahead_of_the_wall_clock_waits_for_it_by_going_slower() {
+        let hour_ahead = Millis(START + HOUR);
+        let mut clock = ShardClock::resume(hour_ahead, now(0, 0));
+        let slow = 101 * SECOND;
+        assert_eq!(clock.running(now(slow, 0)), Millis(hour_ahead.0 + 100 * SECOND));
+        for elapsed in (slow..102 * HOUR).step_by(HOUR as usize / 7) {
+            clock.running(now(elapsed, 0));
+        }
+        assert_eq!(clock.running(now(102 * HOUR, 0)), Millis(START + 102 * HOUR));
+    }
+
+    #[test]
+    fn the_slew_does_not_depend_on_how_often_the_clock_is_asked() {
+        let mut often = ShardClock::at_wall_clock(now(0, 0));
+        let mut seldom = often;
+        let offset = -(HOUR as i64);
+        for micros in (0..=10_100_000).step_by(100) {
+            let mut asked = now(0, offset);
+            asked.monotonic = Nanos(micros * 1_000);
+            often.running(asked);
+        }
+        let last = now(10_100, offset);
+        assert!(often.running(last).0.abs_diff(seldom.running(last).0) <= 1);
+        assert!(seldom.running(last).0.abs_diff(START + 10_000) <= 1);
+    }
+
+    #[test]
+    fn a_follower_goes_on_from_the_stamps_it_applies() {
+        let mut clock = ShardClock::resume(Millis(1_000), now(0, 0));
+        assert_eq!(clock.running(now(500, 0)), Millis(1_500));
+        clock.follow(Millis(1_200), now(500, 0));
+        assert_eq!(clock.running(now(600, 0)), Millis(1_300), "it had run ahead of the leader");
+        clock.follow(Millis(1_200), now(900, 0));
+        clock.follow(Millis(1_100), now(900, 0));
+        assert_eq!(clock.running(now(900, 0)), Millis(1_600), "old stamps are ignored");
+        clock.follow(Millis(9_000), now(1_000, 0));
+        assert_eq!(clock.running(now(1_001, 0)), Millis(9_001));
+    }
+
+    #[test]
+    fn a_leader_is_moved_forward_by_stamps_and_never_back() {
+        let mut clock = ShardClock::resume(Millis(1_000), now(0, 0));
+        clock.raise_to(Millis(1_200), now(500, 0));
+        assert_eq!(clock.running(now(500, 0)), Millis(1_500));
+        clock.raise_to(Millis(2_000), now(500, 0));
+        assert_eq!(clock.running(now(501, 0)), Millis(2_001));
+        assert_eq!(clock.running(now(400, 0)), Millis(2_001));
+    }
+
+    #[test]
+    fn only_a_step_forward_follows_the_wall_clock_at_once() {
+        let mut clock = ShardClock::resume(Millis(1_000), now(0, 0));
+        clock.step_forward(now(10, 0));
+        assert_eq!(clock.running(now(10, 0)), Millis(START + 10));
+        clock.step_forward(now(20, -(HOUR as i64)));
+        assert_eq!(clock.running(now(20, 0)), Millis(START + 19), "slower by one part in 101");
+    }
+}

@@ -38,7 +38,7 @@ use accounting::entry_bytes;
 use digest::Sum;
 use expiry::ExpiryIndex;
 use recency::RecencyList;
-use slab::{NO_DEADLINE, NONE, Slab, Slot};
+use slab::{NO_DEADLINE, Slab, Slot};
 use std::fmt;
 use table::{KeyHash, Table};
 
@@ -337,9 +337,8 @@ impl Store {
         assert_eq!(order.len(), entries, "the recency list and the slab differ");
         assert!(order.is_sorted_by(|newer, older| newer > older), "recency is out of order");
         assert!(order.first().is_none_or(|newest| *newest < self.recency.next_number()));
-        let backward =
-            std::iter::successors(Some(self.recency.oldest()), |slot| Some(self.slab[*slot].newer));
-        assert_eq!(backward.take_while(|slot| *slot != NONE).count(), entries);
+        let backward = self.slab.chain(self.recency.oldest(), |slot| slot.newer);
+        assert_eq!(backward.count(), entries, "the recency list is broken backwards");
     }
 
     /// Adds an entry under a key that is not there.

@@ -74,7 +74,6 @@ impl RecencyList {
 
     /// The slots of the list, newest first.
     pub fn iter<'a>(&self, slab: &'a Slab) -> impl Iterator<Item = u32> + 'a {
-        let next = |slot: &u32| Some(slab[*slot].older);
-        std::iter::successors(Some(self.newest), next).take_while(|slot| *slot != NONE)
+        slab.chain(self.newest, |slot| slot.older)
     }
 }

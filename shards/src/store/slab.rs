@@ -212,8 +212,13 @@ impl Slab {
 
     /// The free slots, the one that is reused next first.
     pub fn free_slots(&self) -> impl Iterator<Item = u32> {
-        let next = move |slot: &u32| Some(self[*slot].older);
-        std::iter::successors(Some(self.free), next).take_while(|slot| *slot != NONE)
+        self.chain(self.free, |slot| slot.older)
+    }
+
+    /// The slots that `next` leads to, from `first` until there is [`NONE`].
+    pub fn chain(&self, first: u32, next: fn(&Slot) -> u32) -> impl Iterator<Item = u32> {
+        let slot_of = |number: u32| (number != NONE).then_some(number);
+        std::iter::successors(slot_of(first), move |slot| slot_of(next(&self[*slot])))
     }
 
     /// What the free slots and their order add to the digest.

@@ -1,4 +1,118 @@
-//! The store's tests: `semantics` is a table of what each command does, `model` compares the store
-//! with a naive one over random commands, `replay` compares replicas, `limits` looks at edges.
+//! The store's tests: `semantics` is a table of what each command does, `limits` looks at edges,
+//! `random` compares the store with the naive one in `model` over random commands, and `replicas`
+//! compares stores that applied the same log.
 
+mod limits;
+mod model;
+mod random;
+mod replicas;
 mod semantics;
+
+use super::{Answer, ReadOutcome, Store, StoreSettings};
+use crate::command::{Command, Operation};
+use crate::ids::{Millis, Version};
+use crate::reply::Status;
+
+/// An outcome that owns its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    status: Status,
+    flags: u32,
+    version: Version,
+    number: u64,
+    expires_at: Option<Millis>,
+    value: Option<Vec<u8>>,
+}
+
+impl From<super::Outcome<'_>> for Seen {
+    fn from(outcome: super::Outcome<'_>) -> Self {
+        Seen {
+            status: outcome.status,
+            flags: outcome.flags,
+            version: outcome.version,
+            number: outcome.number,
+            expires_at: outcome.expires_at,
+            value: outcome.value.map(<[u8]>::to_vec),
+        }
+    }
+}
+
+fn settings(bytes_max: u64) -> StoreSettings {
+    StoreSettings { bytes_max, value_bytes_max: 256, hash_seed: 7 }
+}
+
+/// A store with a counter for versions, checked after every command.
+struct Bench {
+    store: Store,
+    version: u64,
+}
+
+impl Bench {
+    fn new(bytes_max: u64) -> Self {
+        Bench { store: Store::new(settings(bytes_max)), version: 0 }
+    }
+
+    /// Begins an entry at this stamp.
+    fn at(&mut self, stamp: u64) -> &mut Self {
+        self.store.begin_entry(Millis(stamp));
+        self.store.check();
+        self
+    }
+
+    fn apply(&mut self, key: &str, operation: Operation<'_>) -> Seen {
+        self.version += 1;
+        let command = Command { key: key.as_bytes(), operation };
+        let seen = self.store.apply(Version(self.version), &command, Answer::Wanted).into();
+        self.store.check();
+        seen
+    }
+
+    fn get(&mut self, key: &str) -> Seen {
+        self.read(key, Operation::Get)
+    }
+
+    fn read(&mut self, key: &str, operation: Operation<'_>) -> Seen {
+        let running = self.store.stamp();
+        match self.store.read(&Command { key: key.as_bytes(), operation }, running) {
+            ReadOutcome::Done(outcome) => outcome.into(),
+            ReadOutcome::Due => panic!("{key} is due by its own stamp and was not answered"),
+        }
+    }
+
+    fn order(&self) -> Vec<&str> {
+        let keys = self.store.keys_in_recency_order();
+        keys.map(|key| std::str::from_utf8(key).expect("a text key")).collect()
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.store.snapshot(&mut bytes);
+        bytes
+    }
+}
+
+/// A small generator of random numbers, the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// True once in `times` calls.
+    fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize].clone()
+    }
+}

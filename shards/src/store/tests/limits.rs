@@ -1,0 +1,149 @@
+//! Edges: sizes, many due keys at once, many slots.
+
+use super::{Bench, settings};
+use crate::command::{End, Expiry, KEY_BYTES_MAX, Operation, SetCondition};
+use crate::ids::{Millis, Version};
+use crate::reply::Status;
+use crate::store::{ENTRY_OVERHEAD_BYTES, EXPIRED_PER_ENTRY_MAX, FREED_PER_ENTRY_MAX, Store};
+
+fn set(value: &[u8]) -> Operation<'_> {
+    set_at(value, Expiry::Never)
+}
+
+fn set_at(value: &[u8], expiry: Expiry) -> Operation<'_> {
+    let condition = SetCondition::Always;
+    Operation::Set { value, flags: 0, condition, expiry, return_old: false }
+}
+
+fn append(value: &[u8]) -> Operation<'_> {
+    Operation::Extend { end: End::Back, value, create: true, version: Version(0) }
+}
+
+#[test]
+fn a_value_may_have_the_longest_length_and_no_more() {
+    let mut bench = Bench::new(1 << 20);
+    for (length, status) in [(255, Status::Ok), (256, Status::Ok), (257, Status::TooLarge)] {
+        let value = vec![b'v'; length];
+        assert_eq!(bench.apply("set", set(&value)).status, status, "{length}");
+        bench.apply("append", set(&value[..100]));
+        assert_eq!(bench.apply("append", append(&value[100..])).status, status, "{length}");
+        assert_eq!(bench.apply("create", append(&value)).status, status, "{length}");
+        bench.apply("create", Operation::Delete { version: Version(0), return_old: false });
+    }
+    assert_eq!(bench.get("set").number, 256);
+    assert_eq!(bench.get("append").number, 100);
+    assert_eq!(bench.store.evicted(), 0);
+}
+
+#[test]
+fn an_entry_may_fill_the_shard_and_no_more() {
+    let limit = ENTRY_OVERHEAD_BYTES + 103;
+    for (length, status) in [(99, Status::Ok), (100, Status::Ok), (101, Status::TooLarge)] {
+        let mut bench = Bench::new(limit);
+        bench.apply("old", set(b"1"));
+        assert_eq!(bench.apply("key", set(&vec![b'v'; length])).status, status, "{length}");
+        let survivor = if status == Status::Ok { "key" } else { "old" };
+        assert_eq!(bench.order(), [survivor]);
+        assert_eq!(bench.apply("key", append(b"")).status, Status::Ok);
+        let rest = vec![b'v'; length - bench.get("key").number as usize];
+        assert_eq!(bench.apply("key", append(&rest)).status, status, "{length}");
+    }
+    let mut tiny = Bench::new(ENTRY_OVERHEAD_BYTES + 1);
+    assert_eq!(tiny.apply("n", Operation::Increment { delta: 1 }).status, Status::TooLarge);
+    assert_eq!(tiny.apply("", Operation::Increment { delta: 9 }).status, Status::Ok);
+    assert_eq!(tiny.apply("", Operation::Increment { delta: 1 }).status, Status::TooLarge);
+    assert_eq!(tiny.get("").number, 1);
+}
+
+#[test]
+fn the_longest_and_the_empty_key_are_keys() {
+    let mut bench = Bench::new(1 << 20);
+    let long = "k".repeat(KEY_BYTES_MAX);
+    for key in [long.as_str(), ""] {
+        bench.apply(key, set(b"value"));
+        assert_eq!(bench.get(key).value.as_deref(), Some(&b"value"[..]));
+    }
+    assert_eq!(bench.store.bytes(), KEY_BYTES_MAX as u64 + 10 + 2 * ENTRY_OVERHEAD_BYTES);
+    let restored = Store::restore(&bench.snapshot(), settings(1)).expect("a snapshot");
+    restored.check();
+    assert_eq!(restored.digest(), bench.store.digest());
+}
+
+#[test]
+fn key_and_value_do_not_run_into_each_other() {
+    let mut bench = Bench::new(1 << 20);
+    bench.apply("ab", set(b"c"));
+    bench.apply("a", set(b"bc"));
+    assert_eq!(bench.get("ab").value.as_deref(), Some(&b"c"[..]));
+    assert_eq!(bench.get("a").value.as_deref(), Some(&b"bc"[..]));
+}
+
+#[test]
+fn an_entry_removes_a_bounded_number_of_due_keys_the_earliest_first() {
+    let count = EXPIRED_PER_ENTRY_MAX + 300;
+    let mut bench = Bench::new(1 << 30);
+    let mut store = std::mem::replace(&mut bench, Bench::new(1)).store;
+    for number in 0..count {
+        let key = format!("{number:05}");
+        // Deadlines fall while versions rise, in groups of equal deadlines.
+        let deadline = Millis(10_000 - number as u64 / 10);
+        let operation = set_at(b"value", Expiry::At(deadline));
+        let command = crate::command::Command { key: key.as_bytes(), operation };
+        store.apply(Version(number as u64 + 1), &command, crate::store::Answer::Unwanted);
+    }
+    bench.store = store;
+    assert_eq!(bench.store.next_due(), Some(Millis(10_000 - (count as u64 - 1) / 10)));
+    bench.at(20_000);
+    assert_eq!(bench.store.keys(), 300);
+    assert_eq!(bench.read("", Operation::KeyCount).number, 0);
+    let mut left: Vec<_> = bench.order().into_iter().map(String::from).collect();
+    left.sort_unstable();
+    let mut expected: Vec<_> = (0..count).collect();
+    expected.sort_by_key(|number| (10_000 - number / 10, *number));
+    let mut expected: Vec<_> =
+        expected[EXPIRED_PER_ENTRY_MAX..].iter().map(|number| format!("{number:05}")).collect();
+    expected.sort_unstable();
+    assert_eq!(left, expected);
+    assert!(bench.store.next_due() < Some(bench.store.stamp()));
+    bench.at(20_000);
+    assert_eq!((bench.store.keys(), bench.store.next_due()), (0, None));
+    assert_eq!(bench.store.expired(), count as u64);
+}
+
+#[test]
+fn memory_of_a_flushed_shard_is_freed_bit_by_bit() {
+    let count = FREED_PER_ENTRY_MAX * 2 + 10;
+    let mut store = Store::new(settings(1 << 30));
+    for number in 0..count {
+        let key = number.to_string();
+        let command = crate::command::Command { key: key.as_bytes(), operation: set(b"value") };
+        store.apply(Version(number as u64 + 1), &command, crate::store::Answer::Unwanted);
+    }
+    store.check();
+    let flush = crate::command::Command { key: b"", operation: Operation::Flush };
+    store.apply(Version(u64::MAX), &flush, crate::store::Answer::Unwanted);
+    let waiting = |store: &Store| store.retired.iter().map(Vec::len).sum::<usize>();
+    assert_eq!((waiting(&store), store.keys()), (count, 0));
+    for left in [FREED_PER_ENTRY_MAX + 10, 10, 0, 0] {
+        store.begin_entry(Millis(1));
+        assert_eq!(waiting(&store), left);
+        store.check();
+    }
+}
+
+#[test]
+fn the_slot_freed_last_is_used_next() {
+    let mut bench = Bench::new(1 << 20);
+    for key in ["0", "1", "2", "3"] {
+        bench.apply(key, set(b"value"));
+    }
+    for key in ["2", "0", "3"] {
+        bench.apply(key, Operation::Delete { version: Version(0), return_old: false });
+    }
+    assert_eq!(bench.store.slab.free_slots().collect::<Vec<_>>(), [3, 0, 2]);
+    for (key, slot) in [("a", 3), ("b", 0), ("c", 2), ("d", 4)] {
+        bench.apply(key, set(b"value"));
+        let hash = bench.store.table.hash(key.as_bytes());
+        assert_eq!(bench.store.table.find(&bench.store.slab, hash, key.as_bytes()), Some(slot));
+    }
+}

@@ -1,0 +1,217 @@
+//! Stores that applied the same log hold the same state: whatever their hash seed, whether or not
+//! somebody waits for outcomes, and restored from a snapshot at any point.
+
+use super::model::Model;
+use super::random::Generator;
+use super::{Bench, Random, settings};
+use crate::command::{Expiry, Operation, SetCondition};
+use crate::entry::{EntryBuilder, EntryReader};
+use crate::ids::{Index, Millis, Version};
+use crate::store::digest::hash_bytes;
+use crate::store::{Answer, ENTRY_OVERHEAD_BYTES, RestoreError, Store, StoreSettings};
+
+fn apply_entry(store: &mut Store, index: Index, bytes: &[u8], answer: Answer) {
+    let entry = EntryReader::new(bytes).expect("an entry of our own");
+    store.begin_entry(entry.stamp());
+    for (ordinal, command) in entry.commands().enumerate() {
+        store.apply(Version::new(3, index, ordinal), &command, answer);
+    }
+}
+
+fn snapshot_of(store: &Store) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    store.snapshot(&mut bytes);
+    bytes
+}
+
+/// A log of random entries.
+fn random_log(seed: u64, entries: u64, bytes_max: u64) -> Vec<Vec<u8>> {
+    let mut generator = Generator::new(seed, 40);
+    let mut model = Model::new(bytes_max, settings(bytes_max).value_bytes_max);
+    let mut builder = EntryBuilder::new();
+    let mut encoded = Vec::new();
+    let mut log = Vec::new();
+    for index in 0..entries {
+        let stamp = generator.stamp(model.stamp);
+        model.begin_entry(stamp);
+        for ordinal in 0..generator.random.below(12) as usize {
+            let command = generator.write(&model);
+            encoded.clear();
+            command.encode(&mut encoded);
+            builder.push(&encoded);
+            model.apply(Version::new(3, Index(index), ordinal), &command);
+        }
+        log.push(builder.finish(Millis(stamp)));
+    }
+    log
+}
+
+#[test]
+fn replicas_agree_at_every_index_also_when_restored_from_a_snapshot() {
+    for seed in 1..=6 {
+        println!("seed {seed}");
+        let bytes_max = 20 * (ENTRY_OVERHEAD_BYTES + 30);
+        let mut random = Random(seed);
+        let mut leader = Store::new(settings(bytes_max));
+        let other_seed = StoreSettings { hash_seed: seed * 1_000, ..settings(bytes_max) };
+        let mut follower = Store::new(other_seed);
+        let mut restored = Store::new(settings(bytes_max));
+        let mut restores = 0;
+        for (index, bytes) in random_log(seed, 1_500, bytes_max).iter().enumerate() {
+            let context = format!("index {index}, seed {seed}");
+            let index = Index(index as u64);
+            apply_entry(&mut leader, index, bytes, Answer::Wanted);
+            apply_entry(&mut follower, index, bytes, Answer::Unwanted);
+            apply_entry(&mut restored, index, bytes, Answer::Unwanted);
+            let expected = snapshot_of(&leader);
+            for other in [&follower, &restored] {
+                assert_eq!(other.digest(), leader.digest(), "digest at {context}");
+                assert!(other.keys_in_recency_order().eq(leader.keys_in_recency_order()));
+                assert_eq!(other.bytes(), leader.bytes(), "bytes at {context}");
+                assert_eq!(other.next_due(), leader.next_due(), "deadlines at {context}");
+                assert!(snapshot_of(other) == expected, "snapshots differ at {context}");
+            }
+            if random.once_in(7) {
+                let fresh = StoreSettings { bytes_max: 1, value_bytes_max: 1, hash_seed: index.0 };
+                restored = Store::restore(&expected, fresh).expect("a snapshot of our own");
+                restored.check();
+                restores += 1;
+            }
+        }
+        assert!(restores > 100 && leader.evicted() > 100 && leader.expired() > 100);
+    }
+}
+
+#[test]
+fn the_log_of_a_seed_always_leads_to_the_same_digest() {
+    let bytes_max = 20 * (ENTRY_OVERHEAD_BYTES + 30);
+    let mut store = Store::new(settings(bytes_max));
+    for (index, bytes) in random_log(42, 500, bytes_max).iter().enumerate() {
+        apply_entry(&mut store, Index(index as u64), bytes, Answer::Unwanted);
+    }
+    assert_eq!(store.digest(), DIGEST_OF_SEED_42, "replicas of two versions would differ");
+}
+
+/// Changes only with the random log itself, or with the meaning of a log, which no release may
+/// change silently.
+const DIGEST_OF_SEED_42: u64 = 48_055_732_411_170_364;
+
+fn set(value: &[u8], flags: u32, expiry: Expiry) -> Operation<'_> {
+    Operation::Set { value, flags, condition: SetCondition::Always, expiry, return_old: false }
+}
+
+/// A store with entries, deadlines and free slots.
+fn mixed() -> Bench {
+    let mut bench = Bench::new(1 << 20);
+    bench.at(100);
+    for key in ["a", "bb", "ccc", "dddd", "e", "f"] {
+        bench.apply(key, set(b"value", 1, Expiry::Never));
+    }
+    bench.apply("bb", set(b"12", 2, Expiry::In(Millis(500))));
+    bench.apply("e", Operation::Delete { version: Version(0), return_old: false });
+    bench.apply("a", Operation::Delete { version: Version(0), return_old: false });
+    bench.apply("f", set(b"", 3, Expiry::At(Millis(900))));
+    bench
+}
+
+#[test]
+fn any_difference_of_state_shows_in_the_digest() {
+    let delete = Operation::Delete { version: Version(0), return_old: false };
+    let variants: [fn(&mut Bench); 10] = [
+        |_| {},
+        |bench| drop(bench.apply("bb", set(b"12", 2, Expiry::In(Millis(500))))),
+        |bench| drop(bench.apply("bb", set(b"12", 2, Expiry::In(Millis(501))))),
+        |bench| drop(bench.apply("bb", set(b"12", 3, Expiry::In(Millis(500))))),
+        |bench| drop(bench.apply("bb", set(b"13", 2, Expiry::In(Millis(500))))),
+        |bench| drop(bench.apply("b", set(b"212", 2, Expiry::In(Millis(500))))),
+        |bench| drop(bench.apply("ccc", set(b"value", 1, Expiry::Never))),
+        |bench| bench.store.begin_entry(Millis(101)),
+        |bench| drop(bench.apply("", Operation::Flush)),
+        |bench| bench.store.bytes_max -= 1,
+    ];
+    let mut digests: Vec<u64> = variants
+        .iter()
+        .map(|vary| {
+            let mut bench = mixed();
+            vary(&mut bench);
+            bench.store.digest()
+        })
+        .collect();
+    let [mut one, mut other] = [mixed(), mixed()];
+    for (key, second) in [("ccc", "dddd"), ("dddd", "ccc")] {
+        let (bench, key, last) =
+            if key == "ccc" { (&mut one, key, second) } else { (&mut other, key, second) };
+        bench.apply(key, delete);
+        bench.apply(last, delete);
+    }
+    assert_eq!(one.store.terms, other.store.terms, "only the free slots' order differs");
+    digests.extend([one.store.digest(), other.store.digest()]);
+    let variants = digests.len();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), variants);
+}
+
+#[test]
+fn a_snapshot_with_a_damaged_byte_is_refused() {
+    let bytes = mixed().snapshot();
+    assert!(Store::restore(&bytes, settings(1)).is_ok());
+    for position in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1 << bit;
+            assert!(Store::restore(&damaged, settings(1)).is_err(), "byte {position} bit {bit}");
+        }
+    }
+    for length in 0..bytes.len() {
+        assert!(Store::restore(&bytes[..length], settings(1)).is_err(), "length {length}");
+    }
+    let longer = [&bytes[..], b"\0"].concat();
+    assert_eq!(Store::restore(&longer, settings(1)).err(), Some(RestoreError::Checksum));
+}
+
+#[test]
+fn a_snapshot_whose_checksum_was_made_to_match_is_refused_too() {
+    let bytes = mixed().snapshot();
+    let body = bytes.len() - 8;
+    for position in 0..body {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1 << bit;
+            let checksum = hash_bytes(&damaged[..body]);
+            damaged[body..].copy_from_slice(&checksum.to_le_bytes());
+            let refused = Store::restore(&damaged, settings(1)).err();
+            assert!(refused.is_some(), "byte {position} bit {bit}");
+            assert_ne!(refused, Some(RestoreError::Checksum));
+        }
+    }
+    for length in 12..body {
+        let mut cut = bytes[..length].to_vec();
+        cut.extend_from_slice(&hash_bytes(&cut).to_le_bytes());
+        assert!(Store::restore(&cut, settings(1)).is_err(), "length {length}");
+    }
+}
+
+#[test]
+fn a_snapshot_names_its_format() {
+    let mut bytes = mixed().snapshot();
+    bytes[8] = 9;
+    assert_eq!(Store::restore(&bytes, settings(1)).err(), Some(RestoreError::UnknownFormat(9)));
+    bytes[0] = b'x';
+    assert_eq!(Store::restore(&bytes, settings(1)).err(), Some(RestoreError::NotASnapshot));
+    assert_eq!(Store::restore(&[], settings(1)).err(), Some(RestoreError::NotASnapshot));
+}
+
+#[test]
+fn an_empty_store_and_a_flushed_one_survive_a_snapshot() {
+    let empty = Bench::new(1 << 20);
+    let mut flushed = mixed();
+    flushed.apply("", Operation::Flush);
+    for bench in [empty, flushed] {
+        let restored = Store::restore(&bench.snapshot(), settings(1)).expect("a snapshot");
+        restored.check();
+        assert_eq!(restored.digest(), bench.store.digest());
+        assert_eq!(restored.bytes_max(), 1 << 20);
+        assert_eq!(restored.keys(), 0);
+    }
+}
