@@ -177,6 +177,11 @@ const DELETE: u8 = 20;
 const EXPIRE: u8 = 21;
 const FLUSH: u8 = 22;
 
+/// Whether `encoded`, which is an encoded command, only reads.
+pub fn is_encoded_read(encoded: &[u8]) -> bool {
+    matches!(encoded.first(), Some(&(GET | INSPECT | KEY_COUNT)))
+}
+
 impl Operation<'_> {
     /// Whether it changes nothing, and so never enters the log.
     pub fn is_read(&self) -> bool {
@@ -375,9 +380,9 @@ pub struct Request {
     pub token: Token,
     /// Whether it only reads.
     pub is_read: bool,
-    /// Whether the same connection has a write to this shard under way. Such a read runs after
-    /// that write has been applied.
-    pub after_writes: bool,
+    /// Whether the same connection has an unanswered request to this shard that this one must not
+    /// overtake: a write, for a read; a read, for a write.
+    pub ordered: bool,
     /// Where the encoded command starts in the batch's bytes.
     pub start: u32,
     /// Where it ends.
@@ -392,21 +397,16 @@ pub struct RequestBatch {
 }
 
 impl RequestBatch {
-    /// Adds a request. Requests of one connection to one shard run in the order of their pushes.
-    pub fn push(
-        &mut self,
-        shard: ShardId,
-        token: Token,
-        after_writes: bool,
-        command: &Command<'_>,
-    ) {
+    /// Adds a request. Writes of one connection to one shard run in the order of their pushes, and
+    /// so do its reads and writes if `ordered` says where they meet (see [`Request::ordered`]).
+    pub fn push(&mut self, shard: ShardId, token: Token, ordered: bool, command: &Command<'_>) {
         let start = self.bytes.len() as u32;
         command.encode(&mut self.bytes);
         self.requests.push(Request {
             shard,
             token,
             is_read: command.operation.is_read(),
-            after_writes,
+            ordered,
             start,
             end: self.bytes.len() as u32,
         });

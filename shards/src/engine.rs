@@ -1,24 +1,251 @@
-//! The engine of one core. Under construction: the interface stands, the body follows.
+//! The engine of one core: its replicas, the routing of its requests, its part in the cluster.
+//!
+//! [`Core::step`] takes one input and appends to the outputs. Requests and frames are only sorted
+//! in when they arrive; the work of a turn happens at [`Input::EndOfTurn`]: ticks that are due, one
+//! pass over the replicas that have something to do, then one disk operation and one frame per
+//! destination. What must not be added here: clocks, allocation per request, anything that visits
+//! every shard in every turn (ticks do, turns do not).
+//!
+//! A tick is due one full tick after the last one was *delivered*: after a pause the engine ticks
+//! once, never in a burst, so that a stalled process does not depose anybody on waking up.
 
-use crate::contract::{CoreConfig, Input, LeaderView, Now, Outputs, ShardStatus};
-use crate::ids::ShardId;
+mod formation;
+pub mod frames;
+mod outbox;
+mod reads;
+mod replica;
+mod router;
+mod transfers;
+
+use raft::eraftpb::MessageType;
+
+use self::formation::{Outsider, Verdict};
+use self::frames::{Items, Message, Messages, RepliesHeader, ReplyItem, RequestsHeader};
+use self::outbox::Outbox;
+use self::replica::{Persisting, Replica};
+use self::router::{Parked, Router};
+use self::transfers::{Ended, Transfers};
+use crate::command::RequestBatch;
+use crate::contract::{
+    AdminCommand, CoreConfig, DiskError, DiskOperation, Event, Input, Lane, LeaderView, Now,
+    Outputs, Role, ShardStatus,
+};
+use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
+use crate::reply::{Replies, Reply, Status, Token};
+use crate::store::Outcome;
+
+/// Ticks between two announcements of a core's leaderships to nodes without a replica (1 s).
+const ANNOUNCE_TICKS: u32 = 20;
+
+/// Who waits for the outcome of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// A connection of this core.
+    Local(Token),
+    /// A batch of another core.
+    Remote {
+        /// Its core.
+        to: Address,
+        /// The batch.
+        batch: u64,
+        /// The command's place in the batch.
+        ordinal: u32,
+    },
+}
+
+/// A command with all that goes with it.
+#[derive(Clone, Copy, Debug)]
+struct Parcel<'a> {
+    origin: Origin,
+    /// See [`crate::command::Request::ordered`].
+    ordered: bool,
+    is_read: bool,
+    command: &'a [u8],
+    deadline: Nanos,
+}
+
+/// What a replica may do to the world while it works: answer, send, report.
+struct Courier<'a> {
+    outbox: &'a mut Outbox,
+    replies: &'a mut Replies,
+    events: &'a mut Vec<Event>,
+    returned: &'a mut Vec<(ShardId, Parked)>,
+    transfers: &'a mut Transfers,
+}
+
+impl Courier<'_> {
+    /// Hands an outcome to its origin.
+    fn deliver(&mut self, shard: ShardId, view: LeaderView, origin: Origin, outcome: &Outcome<'_>) {
+        match origin {
+            Origin::Local(token) => outcome.push_to(self.replies, token),
+            Origin::Remote { to, batch, ordinal } => {
+                if let Some(frame) = self.outbox.frame(to, Lane::Turn) {
+                    let item = ReplyItem {
+                        ordinal,
+                        status: outcome.status,
+                        flags: outcome.flags,
+                        version: outcome.version,
+                        number: outcome.number,
+                        expires: outcome.expires_in.zip(outcome.expires_at),
+                        value: outcome.value,
+                    };
+                    frame.reply(RepliesHeader { shard, batch, view }, &item);
+                }
+            }
+        }
+    }
+
+    /// Ends commands without an outcome of their own.
+    fn fail(&mut self, shard: ShardId, view: LeaderView, origins: &[Origin], status: Status) {
+        for &origin in origins {
+            match origin {
+                Origin::Local(token) => self.replies.push(Reply::bare(token, status), None),
+                Origin::Remote { to, batch, ordinal } => {
+                    if let Some(frame) = self.outbox.frame(to, Lane::Turn) {
+                        let header = RepliesHeader { shard, batch, view };
+                        frame.reply(header, &ReplyItem::bare(ordinal, status));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns a command that certainly did not run: to this core's router, or to its sender.
+    fn give_back(&mut self, shard: ShardId, view: LeaderView, parcel: &Parcel<'_>) {
+        match parcel.origin {
+            Origin::Local(token) => self.returned.push((shard, Parked::new(token, parcel))),
+            Origin::Remote { .. } => self.fail(shard, view, &[parcel.origin], Status::NotLeader),
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Sends a Raft message of `replica`; a snapshot becomes a transfer.
+    fn send(&mut self, replica: &mut Replica, shard: ShardId, message: raft::eraftpb::Message) {
+        let to = ReplicaId(message.to);
+        let address = self.outbox.home(shard, to.node());
+        if message.msg_type() != MessageType::MsgSnapshot {
+            if let Some(frame) = self.outbox.frame(address, Lane::Turn) {
+                frame.raft(shard, &message);
+            }
+            return;
+        }
+        let index = Index(message.get_snapshot().get_metadata().index);
+        let (_, applied) = replica.indices();
+        if !self.outbox.reaches(address) || !self.transfers.has_room() || index != applied {
+            replica.report_snapshot(to, false);
+            return;
+        }
+        let mut raft = Vec::new();
+        frames::encode_raft(&message, &mut raft);
+        self.transfers.start(shard, to, address, raft, replica.snapshot_bytes());
+    }
+}
+
+/// A shard's replica on this core, in one of the stages of its life.
+#[derive(Debug)]
+enum Member {
+    /// It has nothing, and asks around.
+    Outsider(Outsider),
+    /// It takes part in the group, or waits to be taken in.
+    Replica(Box<Replica>),
+}
+
+/// A shard whose home is this core.
+#[derive(Debug)]
+struct Home {
+    id: ReplicaId,
+    member: Member,
+    is_dirty: bool,
+    /// What the core last told others of this replica's leader.
+    told: LeaderView,
+}
 
 /// All replicas that live on one core, and the routing of that core's requests.
 #[derive(Debug)]
 pub struct Core {
     config: CoreConfig,
+    own: Address,
+    homes: Vec<Option<Home>>,
     leaders: Vec<LeaderView>,
+    router: Router,
+    outbox: Outbox,
+    transfers: Transfers,
+    dirty: Vec<ShardId>,
+    /// Replicas' readies that wait for disk operations, with the operations' ids.
+    persisting: std::collections::VecDeque<(u64, Vec<Persisting>)>,
+    next_operation: u64,
+    poisoned: Option<DiskError>,
+    next_tick: Option<Nanos>,
+    ticks: u32,
+    returned: Vec<(ShardId, Parked)>,
+    verdicts: Vec<router::Verdict>,
+    /// Nodes that are about to stop, this one included.
+    draining: Vec<NodeId>,
 }
 
 impl Core {
     /// An engine without memory of an earlier life.
     pub fn new(config: CoreConfig) -> Self {
-        let leaders = vec![LeaderView::default(); usize::from(config.placement.shards())];
-        Core { config, leaders }
+        let shards = config.placement.shards();
+        let own = Address { node: config.node, core: config.core };
+        let mut random = SplitMix(config.seed);
+        let homes = (0..shards)
+            .map(ShardId)
+            .map(|shard| {
+                let is_here = config.placement.rank(shard, config.node).is_some()
+                    && config.placement.core(shard, config.cores) == config.core;
+                is_here.then(|| {
+                    let id = ReplicaId::new(config.node, random.next());
+                    let nodes = config.placement.replicas(shard).collect();
+                    Home {
+                        id,
+                        member: Member::Outsider(Outsider::new(shard, id, nodes)),
+                        is_dirty: false,
+                        told: LeaderView::default(),
+                    }
+                })
+            })
+            .collect();
+        Core {
+            own,
+            homes,
+            leaders: vec![LeaderView::default(); usize::from(shards)],
+            router: Router::new(own, shards, config.parked_bytes_max),
+            outbox: Outbox::new(own, config.cores, config.placement.clone()),
+            transfers: Transfers::default(),
+            dirty: Vec::new(),
+            persisting: std::collections::VecDeque::new(),
+            next_operation: 1,
+            poisoned: None,
+            next_tick: None,
+            ticks: 0,
+            returned: Vec::new(),
+            verdicts: Vec::new(),
+            draining: Vec::new(),
+            config,
+        }
     }
 
     /// Takes one input, and appends what follows from it to `outputs`.
-    pub fn step(&mut self, _now: Now, _input: Input<'_>, _outputs: &mut Outputs) {}
+    pub fn step(&mut self, now: Now, input: Input<'_>, outputs: &mut Outputs) {
+        if self.poisoned.is_some() {
+            // What this core knows can no longer be made durable: it says nothing to anybody.
+            outputs.next_deadline = Nanos(now.monotonic.0 + self.config.tick.0);
+            return;
+        }
+        match input {
+            Input::Requests(batch) => self.take_requests(now, batch, outputs),
+            Input::Frame { from, bytes } => self.take_frame(now, from, bytes, outputs),
+            Input::LinkUp { to, cores } => self.link_up(to, cores),
+            Input::LinkDown { to } => self.link_down(to, outputs),
+            Input::Disk { id, result } => self.take_completion(id, result, outputs),
+            Input::Admin(command) => self.take_admin(command),
+            Input::EndOfTurn => self.end_turn(now, outputs),
+        }
+    }
 
     /// Who leads each shard as far as this core knows, by shard id.
     pub fn leaders(&self) -> &[LeaderView] {
@@ -26,12 +253,600 @@ impl Core {
     }
 
     /// The cores that `node` is known to have, and this node's own number before it is known.
-    pub fn cores_of(&self, _node: crate::ids::NodeId) -> u16 {
-        self.config.cores
+    pub fn cores_of(&self, node: NodeId) -> u16 {
+        self.outbox.cores_of(node)
+    }
+
+    /// The error that made this core fall silent, if one did.
+    pub fn poisoned(&self) -> Option<&DiskError> {
+        self.poisoned.as_ref()
     }
 
     /// The state of the replica of `shard`, if it lives on this core.
-    pub fn status(&self, _shard: ShardId) -> Option<ShardStatus> {
-        None
+    pub fn status(&self, shard: ShardId) -> Option<ShardStatus> {
+        let home = self.homes.get(usize::from(shard.0))?.as_ref()?;
+        let leader = self.router.view(shard);
+        let mut status = ShardStatus {
+            shard,
+            role: Role::Outside,
+            leader,
+            commit: Index(0),
+            applied: Index(0),
+            keys: 0,
+            bytes: 0,
+            bytes_max: self.config.shard_bytes_max,
+            digest: 0,
+            evicted: 0,
+            expired: 0,
+            operations: 0,
+            hits: 0,
+            misses: 0,
+            replicas: Vec::new(),
+        };
+        if let Member::Replica(replica) = &home.member {
+            let store = replica.store();
+            status.role = replica.role();
+            (status.commit, status.applied) = replica.indices();
+            status.keys = store.keys();
+            status.bytes = store.bytes();
+            status.bytes_max = store.bytes_max();
+            status.digest = store.digest();
+            status.evicted = store.evicted();
+            status.expired = store.expired();
+            status.operations = replica.operations();
+            status.hits = store.hits();
+            status.misses = store.misses();
+            status.replicas = replica.members();
+        }
+        Some(status)
+    }
+
+    /// The store of `shard`'s replica on this core: for checkers.
+    pub fn store(&self, shard: ShardId) -> Option<&crate::store::Store> {
+        match &self.homes.get(usize::from(shard.0))?.as_ref()?.member {
+            Member::Replica(replica) => Some(replica.store()),
+            Member::Outsider(_) => None,
+        }
+    }
+
+    fn take_requests(&mut self, now: Now, batch: &RequestBatch, outputs: &mut Outputs) {
+        let deadline = Nanos(now.monotonic.0 + self.config.request_deadline.0);
+        for request in batch.requests() {
+            let parcel = Parcel {
+                origin: Origin::Local(request.token),
+                ordered: request.ordered,
+                is_read: request.is_read,
+                command: batch.command_bytes(request),
+                deadline,
+            };
+            let shard = request.shard;
+            assert!(self.router.has(shard), "a request for shard {shard}, which does not exist");
+            let outcome = if self.router.is_clear(shard) && self.leads(shard) {
+                self.submit(shard, &parcel)
+            } else {
+                self.router.route(shard, request.token, &parcel, &self.outbox)
+            };
+            if let Err(status) = outcome {
+                outputs.replies.push(Reply::bare(request.token, status), None);
+            }
+        }
+    }
+
+    fn replica_mut(&mut self, shard: ShardId) -> Option<&mut Replica> {
+        match &mut self.homes.get_mut(usize::from(shard.0))?.as_mut()?.member {
+            Member::Replica(replica) => Some(replica),
+            Member::Outsider(_) => None,
+        }
+    }
+
+    fn leads(&self, shard: ShardId) -> bool {
+        matches!(
+            self.homes.get(usize::from(shard.0)),
+            Some(Some(Home { member: Member::Replica(replica), .. })) if replica.leads()
+        )
+    }
+
+    fn submit(&mut self, shard: ShardId, parcel: &Parcel<'_>) -> Result<(), Status> {
+        self.mark_dirty(shard);
+        match self.replica_mut(shard) {
+            Some(replica) => replica.submit(parcel),
+            None => Err(Status::NotLeader),
+        }
+    }
+
+    fn mark_dirty(&mut self, shard: ShardId) {
+        if let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0))
+            && !home.is_dirty
+        {
+            home.is_dirty = true;
+            self.dirty.push(shard);
+        }
+    }
+
+    fn take_frame(&mut self, now: Now, from: Address, bytes: &[u8], outputs: &mut Outputs) {
+        for message in Messages::new(bytes) {
+            let Ok(message) = message else { return };
+            match message {
+                Message::Raft(shard, raft) => {
+                    if let Some(raft) = frames::decode_raft(raft)
+                        && let Some(replica) = self.replica_mut(shard)
+                        && replica.receive(from.node, raft)
+                    {
+                        self.mark_dirty(shard);
+                    }
+                }
+                Message::Requests(header, items) => self.take_forward(now, from, header, items),
+                Message::Replies(header, items) => {
+                    self.take_replies(from, header, items, outputs);
+                }
+                Message::Leaders(views) => {
+                    for (shard, view) in views {
+                        self.observe(shard, view, outputs);
+                    }
+                }
+                Message::SnapshotChunk(chunk) => self.take_chunk(from, &chunk),
+                Message::SnapshotAck(shard, ack) => {
+                    if let Some(ended) = self.transfers.acknowledge(from, shard, ack) {
+                        self.end_transfer(ended);
+                    }
+                }
+                Message::Draining => {
+                    if !self.draining.contains(&from.node) {
+                        self.draining.push(from.node);
+                    }
+                }
+                Message::Probe(shard, _)
+                | Message::Empty(shard, _)
+                | Message::Prepare(shard, _)
+                | Message::Promise(shard, ..)
+                | Message::Form(shard, _)
+                | Message::Formed(shard, _) => {
+                    self.take_formation(now, from, shard, message, outputs);
+                }
+            }
+        }
+    }
+
+    /// Runs another core's requests, or says that this replica does not lead.
+    fn take_forward(
+        &mut self,
+        now: Now,
+        from: Address,
+        header: RequestsHeader,
+        mut items: Items<'_>,
+    ) {
+        let deadline = Nanos(now.monotonic.0 + self.config.request_deadline.0);
+        let leads = self.leads(header.shard);
+        let view = if self.router.has(header.shard) {
+            self.router.view(header.shard)
+        } else {
+            LeaderView::default()
+        };
+        let mut ordinal = 0;
+        while let Some(Ok((flags, command))) = items.next_request() {
+            let origin = Origin::Remote { to: from, batch: header.batch, ordinal };
+            let is_read = crate::command::is_encoded_read(command);
+            let parcel = Parcel { origin, ordered: flags.ordered(), is_read, command, deadline };
+            let outcome = match leads {
+                true => self.submit(header.shard, &parcel),
+                false => Err(Status::NotLeader),
+            };
+            if let Err(status) = outcome
+                && let Some(frame) = self.outbox.frame(from, Lane::Turn)
+            {
+                let header = RepliesHeader { shard: header.shard, batch: header.batch, view };
+                frame.reply(header, &ReplyItem::bare(ordinal, status));
+            }
+            ordinal += 1;
+        }
+    }
+
+    fn take_replies(
+        &mut self,
+        from: Address,
+        header: RepliesHeader,
+        mut items: Items<'_>,
+        outputs: &mut Outputs,
+    ) {
+        if !self.router.has(header.shard) {
+            return;
+        }
+        while let Some(Ok(item)) = items.next_reply() {
+            if item.status == Status::NotLeader {
+                self.router.disbelieve(header.shard, from);
+                self.observe(header.shard, header.view, outputs);
+            }
+            let answered = self.router.answer(header.batch, from, item.ordinal, item.status);
+            if let Some(token) = answered {
+                let reply = Reply {
+                    flags: item.flags,
+                    version: item.version,
+                    number: item.number,
+                    expires_in: item.expires.map(|(left, _)| left),
+                    expires_at: item.expires.map(|(_, deadline)| deadline),
+                    ..Reply::bare(token, item.status)
+                };
+                outputs.replies.push(reply, item.value);
+            }
+        }
+    }
+
+    /// Learns from others who leads a shard.
+    fn observe(&mut self, shard: ShardId, view: LeaderView, outputs: &mut Outputs) {
+        if self.router.observe(shard, view) {
+            self.publish(shard, outputs);
+        }
+    }
+
+    fn publish(&mut self, shard: ShardId, outputs: &mut Outputs) {
+        let view = self.router.view(shard);
+        let known = &mut self.leaders[usize::from(shard.0)];
+        if *known != view {
+            *known = view;
+            outputs.events.push(Event::LeaderChanged(shard, view));
+        }
+    }
+
+    fn take_formation(
+        &mut self,
+        now: Now,
+        from: Address,
+        shard: ShardId,
+        message: Message<'_>,
+        outputs: &mut Outputs,
+    ) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        let outbox = &mut self.outbox;
+        let verdict = match &mut home.member {
+            Member::Outsider(outsider) => {
+                outsider.receive(from.node, message, &mut |node, message| {
+                    send_formation(outbox, shard, node, &message);
+                })
+            }
+            Member::Replica(replica) => {
+                if let Message::Probe(_, id) = message {
+                    if let Some(formation) = replica.formation() {
+                        let formed = Message::Formed(shard, formation.clone());
+                        send_formation(outbox, shard, from.node, &formed);
+                    }
+                    replica.note_join(from.node, id);
+                }
+                Verdict::Wait
+            }
+        };
+        self.take_verdict(now, shard, verdict, outputs);
+    }
+
+    fn take_verdict(&mut self, now: Now, shard: ShardId, verdict: Verdict, outputs: &mut Outputs) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        let replica = match verdict {
+            Verdict::Wait => return,
+            Verdict::Form(formation) => {
+                outputs.events.push(Event::Formed(shard));
+                Replica::found(&self.config, now, shard, home.id, formation)
+            }
+            Verdict::Join => {
+                outputs.events.push(Event::Joining(shard));
+                Replica::join(&self.config, now, shard, home.id)
+            }
+        };
+        home.member = Member::Replica(Box::new(replica));
+        self.mark_dirty(shard);
+    }
+
+    fn take_chunk(&mut self, from: Address, chunk: &frames::SnapshotChunk<'_>) {
+        let shard = chunk.shard;
+        let is_ours = self.replica_mut(shard).is_some_and(|replica| replica.id() == chunk.to);
+        // A snapshot carries keys and values and somewhat less than the accounted overhead.
+        let bytes_max = 2 * self.config.shard_bytes_max + (64 << 20);
+        let (mut ack, arrived) = self.transfers.receive(from, chunk, bytes_max);
+        if !is_ours {
+            ack.received = frames::SnapshotAck::REFUSED;
+        } else if let Some(arrived) = arrived {
+            let is_sound = frames::decode_raft(&arrived.raft).is_some_and(|message| {
+                self.replica_mut(shard).is_some_and(|replica| {
+                    replica.receive_snapshot(from.node, message, &arrived.bytes)
+                })
+            });
+            if !is_sound {
+                ack.received = frames::SnapshotAck::REFUSED;
+            }
+            self.mark_dirty(shard);
+        }
+        if let Some(frame) = self.outbox.frame(from, Lane::Turn) {
+            frame.snapshot_ack(shard, ack);
+        }
+    }
+
+    fn end_transfer(&mut self, ended: Ended) {
+        if let Some(replica) = self.replica_mut(ended.shard) {
+            replica.report_snapshot(ended.to, ended.is_done);
+        }
+        self.mark_dirty(ended.shard);
+    }
+
+    fn link_up(&mut self, to: Address, cores: u16) {
+        self.outbox.link_up(to, cores);
+        self.draining.retain(|&node| node != to.node);
+        if self.draining.contains(&self.own.node)
+            && let Some(frame) = self.outbox.frame(to, Lane::Turn)
+        {
+            frame.draining();
+        }
+        self.router.stir_all();
+    }
+
+    fn link_down(&mut self, to: Address, outputs: &mut Outputs) {
+        self.outbox.link_down(to);
+        for ended in self.transfers.link_down(to) {
+            self.end_transfer(ended);
+        }
+        self.router.link_down(to, &mut self.verdicts);
+        self.deliver_verdicts(outputs);
+        for shard in (0..self.homes.len() as u16).map(ShardId) {
+            if self.outbox.home(shard, to.node) == to
+                && let Some(replica) = self.replica_mut(shard)
+            {
+                replica.report_unreachable(to.node);
+                self.mark_dirty(shard);
+            }
+        }
+    }
+
+    fn deliver_verdicts(&mut self, outputs: &mut Outputs) {
+        for (token, status) in self.verdicts.drain(..) {
+            outputs.replies.push(Reply::bare(token, status), None);
+        }
+    }
+
+    fn take_completion(&mut self, id: u64, result: Result<(), DiskError>, outputs: &mut Outputs) {
+        if let Err(error) = result {
+            self.poison(error, outputs);
+            return;
+        }
+        let (expected, persisted) = match self.persisting.pop_front() {
+            Some(front) => front,
+            None => panic!("disk operation {id} completed, and none was under way"),
+        };
+        assert_eq!(expected, id, "disk operations must complete in order");
+        for persisted in persisted {
+            let shard = persisted.shard;
+            let Some(Some(Home { member: Member::Replica(replica), .. })) =
+                self.homes.get_mut(usize::from(shard.0))
+            else {
+                continue;
+            };
+            let mut courier = Courier {
+                outbox: &mut self.outbox,
+                replies: &mut outputs.replies,
+                events: &mut outputs.events,
+                returned: &mut self.returned,
+                transfers: &mut self.transfers,
+            };
+            replica.persisted(persisted, &mut courier);
+            self.mark_dirty(shard);
+        }
+    }
+
+    /// The log cannot be written any more. The core falls silent for all its groups: a leader
+    /// that only stopped voting would keep its followers waiting for ever.
+    fn poison(&mut self, error: DiskError, outputs: &mut Outputs) {
+        for shard in (0..self.homes.len() as u16).map(ShardId) {
+            if matches!(self.homes[usize::from(shard.0)], Some(_)) {
+                outputs.events.push(Event::ReplicaStopped(shard, error.to_string()));
+            }
+        }
+        self.poisoned = Some(error);
+    }
+
+    fn take_admin(&mut self, command: AdminCommand) {
+        match command {
+            AdminCommand::Transfer { shard, to } => {
+                if let Some(replica) = self.replica_mut(shard) {
+                    replica.transfer_to(to);
+                    self.mark_dirty(shard);
+                }
+            }
+            AdminCommand::Drain => {
+                if !self.draining.contains(&self.own.node) {
+                    self.draining.push(self.own.node);
+                    for to in self.outbox.links().to_vec() {
+                        if let Some(frame) = self.outbox.frame(to, Lane::Turn) {
+                            frame.draining();
+                        }
+                    }
+                    // The next tick hands over; it need not wait its full time.
+                    self.next_tick = self.next_tick.map(|_| Nanos(0));
+                }
+            }
+        }
+    }
+
+    fn end_turn(&mut self, now: Now, outputs: &mut Outputs) {
+        let next_tick = *self.next_tick.get_or_insert(now.monotonic);
+        if now.monotonic >= next_tick {
+            self.tick(now, outputs);
+            self.next_tick = Some(Nanos(now.monotonic.0 + self.config.tick.0));
+        }
+        self.stir(outputs);
+        let mut persisting = Vec::new();
+        for shard in std::mem::take(&mut self.dirty) {
+            self.end_turn_of(now, shard, &mut persisting, outputs);
+        }
+        self.router.put_back(&mut self.returned);
+        if !persisting.is_empty() {
+            let id = self.next_operation;
+            self.next_operation += 1;
+            self.persisting.push_back((id, persisting));
+            outputs.disk.push(DiskOperation::Append { id, bytes: Vec::new(), sync: false });
+        }
+        self.stir(outputs);
+        self.router.seal(&mut self.outbox);
+        self.transfers.pump(&mut self.outbox);
+        self.outbox.flush(outputs);
+        outputs.next_deadline = match self.dirty.is_empty() {
+            true => self.next_tick.unwrap_or(now.monotonic),
+            false => now.monotonic,
+        };
+    }
+
+    /// Finds a way for parked requests where something changed.
+    fn stir(&mut self, outputs: &mut Outputs) {
+        let Core { router, outbox, homes, dirty, .. } = self;
+        router.stir(outbox, |shard, parcel| {
+            let Some(Some(home)) = homes.get_mut(usize::from(shard.0)) else { return false };
+            let Member::Replica(replica) = &mut home.member else { return false };
+            if !replica.leads() {
+                return false;
+            }
+            if !home.is_dirty {
+                home.is_dirty = true;
+                dirty.push(shard);
+            }
+            match (replica.submit(parcel), parcel.origin) {
+                (Err(status), Origin::Local(token)) => {
+                    outputs.replies.push(Reply::bare(token, status), None);
+                }
+                (Err(_), Origin::Remote { .. }) | (Ok(()), _) => {}
+            }
+            true
+        });
+    }
+
+    fn end_turn_of(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        persisting: &mut Vec<Persisting>,
+        outputs: &mut Outputs,
+    ) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        home.is_dirty = false;
+        let Member::Replica(replica) = &mut home.member else { return };
+        replica.allow_snapshots(self.transfers.has_room());
+        let mut courier = Courier {
+            outbox: &mut self.outbox,
+            replies: &mut outputs.replies,
+            events: &mut outputs.events,
+            returned: &mut self.returned,
+            transfers: &mut self.transfers,
+        };
+        let goes_on = replica.end_turn(now, persisting, &mut courier);
+        let (view, leads) = (replica.view(), replica.leads());
+        if view != home.told {
+            home.told = view;
+            if self.router.observe_own(shard, view) {
+                self.tell(shard, view, leads);
+                self.publish(shard, outputs);
+            }
+        }
+        if goes_on {
+            self.mark_dirty(shard);
+        }
+    }
+
+    /// Tells the other cores of this node, and a new leader all nodes without a replica.
+    fn tell(&mut self, shard: ShardId, view: LeaderView, leads: bool) {
+        self.outbox.for_each_sibling(|frame| frame.leaders(std::iter::once((shard, view))));
+        if leads {
+            self.announce(shard, view);
+        }
+    }
+
+    fn announce(&mut self, shard: ShardId, view: LeaderView) {
+        for node in self.config.placement.nodes() {
+            if self.config.placement.rank(shard, *node).is_none() {
+                for core in 0..self.outbox.cores_of(*node) {
+                    let to = Address { node: *node, core: crate::ids::CoreIndex(core) };
+                    if let Some(frame) = self.outbox.frame(to, Lane::Turn) {
+                        frame.leaders(std::iter::once((shard, view)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One tick of every replica on this core.
+    fn tick(&mut self, now: Now, outputs: &mut Outputs) {
+        self.ticks = self.ticks.wrapping_add(1);
+        for shard in (0..self.homes.len() as u16).map(ShardId) {
+            self.tick_one(now, shard, outputs);
+        }
+        for ended in self.transfers.tick() {
+            self.end_transfer(ended);
+        }
+        self.router.expire(now.monotonic, &mut self.verdicts);
+        self.deliver_verdicts(outputs);
+        self.router.stir_all();
+        if self.ticks.is_multiple_of(ANNOUNCE_TICKS) {
+            self.announce_all();
+        }
+    }
+
+    fn tick_one(&mut self, now: Now, shard: ShardId, outputs: &mut Outputs) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        let outbox = &mut self.outbox;
+        match &mut home.member {
+            Member::Outsider(outsider) => {
+                let verdict = outsider.tick(now.wall, &mut |node, message| {
+                    send_formation(outbox, shard, node, &message);
+                });
+                self.take_verdict(now, shard, verdict, outputs);
+            }
+            Member::Replica(replica) => {
+                replica.allow_snapshots(self.transfers.has_room());
+                let mut courier = Courier {
+                    outbox,
+                    replies: &mut outputs.replies,
+                    events: &mut outputs.events,
+                    returned: &mut self.returned,
+                    transfers: &mut self.transfers,
+                };
+                replica.tick(now, &self.draining, &mut courier);
+                // Until it is a voter, a newcomer goes on asking to be taken in.
+                if !replica.is_voter() && self.ticks.is_multiple_of(4) {
+                    let probe = Message::Probe(shard, home.id);
+                    for node in self.config.placement.replicas(shard) {
+                        if node != self.config.node {
+                            send_formation(&mut self.outbox, shard, node, &probe);
+                        }
+                    }
+                }
+                self.mark_dirty(shard);
+            }
+        }
+    }
+
+    fn announce_all(&mut self) {
+        if self.config.placement.nodes().len() <= self.config.placement.replication() {
+            return;
+        }
+        for shard in (0..self.homes.len() as u16).map(ShardId) {
+            if self.leads(shard) {
+                self.announce(shard, self.router.view(shard));
+            }
+        }
+    }
+}
+
+fn send_formation(outbox: &mut Outbox, shard: ShardId, node: NodeId, message: &Message<'_>) {
+    let to = outbox.home(shard, node);
+    if let Some(frame) = outbox.frame(to, Lane::Turn) {
+        frame.formation(message);
+    }
+}
+
+/// The seeded source of incarnations: Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators" (2014).
+#[derive(Debug)]
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
     }
 }

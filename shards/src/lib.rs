@@ -12,5 +12,6 @@ pub mod engine;
 pub mod entry;
 pub mod ids;
 pub mod placement;
+mod raft_log;
 pub mod reply;
 pub mod store;

@@ -1,0 +1,111 @@
+//! The frames of a turn, one per destination and lane, and which destinations can be reached.
+//!
+//! Messages for a node whose link is down are dropped here, before anything is encoded: Raft and
+//! the request router both repeat what matters. Sibling cores are always reachable.
+
+use super::frames::FrameBuilder;
+use crate::contract::{Lane, OutFrame, Outputs};
+use crate::ids::{Address, CoreIndex, NodeId, ShardId};
+use crate::placement::Placement;
+
+/// All frames being built on one core.
+#[derive(Debug)]
+pub struct Outbox {
+    own: Address,
+    placement: Placement,
+    /// Cores of each node, by position in the placement's member list.
+    cores: Vec<u16>,
+    /// Sorted by address and lane.
+    frames: Vec<((Address, Lane), FrameBuilder)>,
+    /// Links that are up, sorted.
+    links: Vec<Address>,
+}
+
+impl Outbox {
+    /// Nothing to send, nothing linked, and every node assumed to have as many cores as this one.
+    pub fn new(own: Address, cores: u16, placement: Placement) -> Self {
+        let cores = vec![cores.max(1); placement.nodes().len()];
+        Outbox { own, placement, cores, frames: Vec::new(), links: Vec::new() }
+    }
+
+    fn position(&self, node: NodeId) -> Option<usize> {
+        self.placement.nodes().binary_search(&node).ok()
+    }
+
+    /// Notes that a link is up; says whether the node's number of cores has changed with it.
+    pub fn link_up(&mut self, to: Address, cores: u16) -> bool {
+        if let Err(place) = self.links.binary_search(&to) {
+            self.links.insert(place, to);
+        }
+        let Some(position) = self.position(to.node) else { return false };
+        let changed = self.cores[position] != cores.max(1);
+        self.cores[position] = cores.max(1);
+        changed
+    }
+
+    /// Notes that a link is down, and forgets what was gathered for it.
+    pub fn link_down(&mut self, to: Address) {
+        if let Ok(place) = self.links.binary_search(&to) {
+            self.links.remove(place);
+        }
+        self.frames.retain(|((address, _), _)| *address != to);
+    }
+
+    /// Addresses of all links that are up.
+    pub fn links(&self) -> &[Address] {
+        &self.links
+    }
+
+    /// Whether frames can be sent to `to`.
+    pub fn reaches(&self, to: Address) -> bool {
+        to.node == self.own.node || self.links.binary_search(&to).is_ok()
+    }
+
+    /// Number of cores `node` is known to have.
+    pub fn cores_of(&self, node: NodeId) -> u16 {
+        self.position(node).map_or(1, |position| self.cores[position])
+    }
+
+    /// Where `shard` lives on `node`.
+    pub fn home(&self, shard: ShardId, node: NodeId) -> Address {
+        Address { node, core: self.placement.core(shard, self.cores_of(node)) }
+    }
+
+    /// The frame for `to`, unless it cannot be reached.
+    pub fn frame(&mut self, to: Address, lane: Lane) -> Option<&mut FrameBuilder> {
+        if !self.reaches(to) {
+            return None;
+        }
+        let key = (to, lane);
+        let place = match self.frames.binary_search_by_key(&key, |(key, _)| *key) {
+            Ok(place) => place,
+            Err(place) => {
+                self.frames.insert(place, (key, FrameBuilder::default()));
+                place
+            }
+        };
+        Some(&mut self.frames[place].1)
+    }
+
+    /// The frames for all other cores of this node.
+    pub fn for_each_sibling(&mut self, mut fill: impl FnMut(&mut FrameBuilder)) {
+        for core in (0..self.cores_of(self.own.node)).map(CoreIndex) {
+            if core != self.own.core
+                && let Some(frame) = self.frame(Address { node: self.own.node, core }, Lane::Turn)
+            {
+                fill(frame);
+            }
+        }
+    }
+
+    /// Hands all frames over to the driver.
+    pub fn flush(&mut self, outputs: &mut Outputs) {
+        for ((to, lane), builder) in &mut self.frames {
+            if !builder.is_empty() {
+                let spare = outputs.spare.pop().unwrap_or_default();
+                let bytes = builder.take(spare);
+                outputs.frames.push(OutFrame { to: *to, lane: *lane, bytes });
+            }
+        }
+    }
+}

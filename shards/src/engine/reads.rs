@@ -1,0 +1,258 @@
+//! Linearizable reads of one replica that leads: gathered, confirmed, then run.
+//!
+//! Reads of a turn share one ReadIndex round of raft-rs. One round is under way at a time; what
+//! arrives meanwhile gathers for the next, so that load makes rounds larger and not more frequent.
+//! Each attempt carries a number that is never used again, also not by a retry: raft-rs matches
+//! acknowledgements by context, and late ones of an earlier attempt could otherwise confirm a
+//! deposed leader. raft-rs drops rounds silently (no commit in its term, lost heartbeats), hence
+//! the retry after a few ticks and the deadline.
+//!
+//! A confirmed batch waits until its index is applied. A read that finds a key due by the running
+//! clock, but not by the applied stamp, waits for an entry with a newer stamp.
+//!
+//! Order within a connection: a write that must not overtake earlier reads *bars* them, by the
+//! index of its entry. Just before that entry is applied, whatever is still barred by it runs:
+//! the entry was proposed after those reads came in, so that its commit confirms them as well.
+//! Reads behind writes do not come here at all; they travel with the write's entry.
+
+use std::collections::VecDeque;
+
+use super::{Origin, Parcel};
+use crate::ids::{Index, Nanos};
+
+/// Ticks after which an unconfirmed round is tried again.
+const RETRY_TICKS: u32 = 3;
+/// Batches whose memory is kept.
+const SPARES_MAX: usize = 8;
+
+/// Encoded read commands with their origins.
+#[derive(Debug, Default)]
+pub struct ReadBatch {
+    /// The commands' bytes, one after the other.
+    bytes: Vec<u8>,
+    /// Origin, order flag, and where each command's bytes end.
+    items: Vec<(Origin, bool, u32)>,
+    /// When the first of them must be answered.
+    deadline: Nanos,
+}
+
+impl ReadBatch {
+    /// Adds a command.
+    pub fn push(&mut self, parcel: &Parcel<'_>) {
+        if self.items.is_empty() {
+            self.deadline = parcel.deadline;
+        }
+        self.bytes.extend_from_slice(parcel.command);
+        self.items.push((parcel.origin, parcel.ordered, self.bytes.len() as u32));
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The commands in order.
+    pub fn iter(&self) -> impl Iterator<Item = Parcel<'_>> {
+        let mut start = 0;
+        self.items.iter().map(move |&(origin, ordered, end)| {
+            let command = &self.bytes[start..end as usize];
+            start = end as usize;
+            Parcel { origin, ordered, is_read: true, command, deadline: self.deadline }
+        })
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.items.clear();
+    }
+}
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It waits for the next round.
+    Gathering,
+    /// It is part of the round under way.
+    Asked,
+    /// A majority has confirmed it for this index.
+    Confirmed(Index),
+}
+
+#[derive(Debug)]
+struct Pending {
+    stage: Stage,
+    /// It must have run before the entry at this index is applied.
+    barred_by: Option<Index>,
+    batch: ReadBatch,
+}
+
+/// All reads of a replica.
+#[derive(Debug, Default)]
+pub struct Reads {
+    pending: VecDeque<Pending>,
+    /// The attempt under way, and the ticks it has left.
+    round: Option<(u64, u32)>,
+    attempts: u64,
+    gathered_bytes: usize,
+    due: ReadBatch,
+    spares: Vec<ReadBatch>,
+}
+
+impl Reads {
+    /// Adds a read to the next round.
+    pub fn push(&mut self, parcel: &Parcel<'_>) {
+        let is_open = self
+            .pending
+            .back()
+            .is_some_and(|last| last.stage == Stage::Gathering && last.barred_by.is_none());
+        if !is_open {
+            let batch = self.spares.pop().unwrap_or_default();
+            self.pending.push_back(Pending { stage: Stage::Gathering, barred_by: None, batch });
+        }
+        if let Some(last) = self.pending.back_mut() {
+            last.batch.push(parcel);
+            self.gathered_bytes += parcel.command.len();
+        }
+    }
+
+    /// Bytes that wait for the next round.
+    pub fn gathered_bytes(&self) -> usize {
+        self.gathered_bytes
+    }
+
+    /// Bars all reads that have come in so far from running after the entry at `index`.
+    pub fn bar(&mut self, index: Index) {
+        for pending in self.pending.iter_mut().rev() {
+            if pending.barred_by.is_some() {
+                break;
+            }
+            pending.barred_by = Some(index);
+        }
+    }
+
+    /// Takes out the next batch that must run before the entry at `index` is applied.
+    pub fn take_barred(&mut self, index: Index) -> Option<ReadBatch> {
+        let is_barred = |pending: &Pending| pending.barred_by.is_some_and(|by| by <= index);
+        if !self.pending.front().is_some_and(is_barred) {
+            return None;
+        }
+        let pending = self.pending.pop_front()?;
+        if pending.stage == Stage::Gathering {
+            self.gathered_bytes -= pending.batch.bytes.len();
+        }
+        Some(pending.batch)
+    }
+
+    /// Whether a new round should start.
+    pub fn wants_round(&self) -> bool {
+        self.round.is_none()
+            && self.pending.back().is_some_and(|last| last.stage == Stage::Gathering)
+    }
+
+    /// Starts a round for everything gathered. Returns the attempt's number.
+    pub fn start_round(&mut self) -> u64 {
+        for pending in &mut self.pending {
+            if pending.stage == Stage::Gathering {
+                pending.stage = Stage::Asked;
+            }
+        }
+        self.gathered_bytes = 0;
+        self.attempts += 1;
+        self.round = Some((self.attempts, RETRY_TICKS));
+        self.attempts
+    }
+
+    /// Counts a tick; returns the number of a new attempt if the round has to be tried again.
+    pub fn tick(&mut self) -> Option<u64> {
+        let (attempt, ticks_left) = self.round.as_mut()?;
+        *ticks_left = ticks_left.saturating_sub(1);
+        if *ticks_left > 0 {
+            return None;
+        }
+        self.attempts += 1;
+        *attempt = self.attempts;
+        *ticks_left = RETRY_TICKS;
+        Some(self.attempts)
+    }
+
+    /// Takes a confirmation by a majority that the group's commit index was `index`.
+    pub fn confirm(&mut self, attempt: u64, index: Index) {
+        if self.round.is_none_or(|(current, _)| current != attempt) {
+            return;
+        }
+        self.round = None;
+        for pending in &mut self.pending {
+            if pending.stage == Stage::Asked {
+                pending.stage = Stage::Confirmed(index);
+            }
+        }
+    }
+
+    /// The next batch that may run now that `applied` is applied.
+    pub fn next_runnable(&mut self, applied: Index) -> Option<ReadBatch> {
+        match self.pending.front()?.stage {
+            Stage::Confirmed(index) if index <= applied => {
+                self.pending.pop_front().map(|pending| pending.batch)
+            }
+            _ => None,
+        }
+    }
+
+    /// Keeps a batch's memory for the next.
+    pub fn recycle(&mut self, mut batch: ReadBatch) {
+        if self.spares.len() < SPARES_MAX {
+            batch.clear();
+            self.spares.push(batch);
+        }
+    }
+
+    /// Sets a read aside until a newer stamp is applied.
+    pub fn push_due(&mut self, parcel: &Parcel<'_>) {
+        self.due.push(parcel);
+    }
+
+    /// Whether reads wait for a newer stamp.
+    pub fn wants_stamp(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Notes that the entry at `index` carries a newer stamp.
+    pub fn stamped(&mut self, index: Index) {
+        if !self.due.is_empty() {
+            let batch = std::mem::take(&mut self.due);
+            let stage = Stage::Confirmed(index);
+            self.pending.push_back(Pending { stage, barred_by: None, batch });
+        }
+    }
+
+    /// Takes out every batch whose deadline has passed.
+    pub fn take_overdue(&mut self, now: Nanos) -> Vec<ReadBatch> {
+        let mut overdue = Vec::new();
+        if !self.due.is_empty() && self.due.deadline <= now {
+            overdue.push(std::mem::take(&mut self.due));
+        }
+        for pending in &mut self.pending {
+            if pending.batch.deadline <= now {
+                if pending.stage == Stage::Gathering {
+                    self.gathered_bytes -= pending.batch.bytes.len();
+                }
+                overdue.push(std::mem::take(&mut pending.batch));
+            }
+        }
+        self.pending.retain(|pending| !pending.batch.is_empty());
+        if !self.pending.iter().any(|pending| pending.stage == Stage::Asked) {
+            self.round = None;
+        }
+        overdue
+    }
+
+    /// Takes everything out, oldest first: the replica leads no more.
+    pub fn take_all(&mut self) -> Vec<ReadBatch> {
+        let mut all = vec![std::mem::take(&mut self.due)];
+        all.extend(self.pending.drain(..).map(|pending| pending.batch));
+        all.retain(|batch| !batch.is_empty());
+        self.round = None;
+        self.gathered_bytes = 0;
+        all
+    }
+}

@@ -1,0 +1,1124 @@
+//! One member of one shard's Raft group: raft-rs around a store.
+//!
+//! A turn calls [`Replica::end_turn`] once: it proposes what was gathered as one entry, starts a
+//! round for the gathered reads, and works off raft-rs' readies: messages leave at once, entries
+//! go to the log and to the disk operation of the turn, committed entries are applied, and what
+//! became of each command is handed to the [`Courier`]. Applying is the only place where the store
+//! changes.
+//!
+//! Invariants:
+//! - Nothing is proposed and no read round starts unless this replica leads: raft-rs forwards or
+//!   drops such calls silently.
+//! - Messages that raft-rs wants persisted first wait for the disk operation, in order.
+//! - A command of this replica's origin list is answered exactly once: by its own entry, by another
+//!   leader's entry applied in its place (not done), by a snapshot or a deadline (unknown).
+//! - Snapshots handed to raft-rs name the applied index of this very moment.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType};
+use raft::{Config, ProgressState, RawNode, ReadOnlyOption, StateRole};
+
+use super::frames::Formation;
+use super::reads::{ReadBatch, Reads};
+use super::{Courier, Origin, Parcel};
+use crate::command::Command;
+use crate::contract::{CoreConfig, Event, LeaderView, Now, ReplicaStatus, Role};
+use crate::entry::{EntryBuilder, EntryReader};
+use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term, Version};
+use crate::raft_log::RaftLog;
+use crate::reply::Status;
+use crate::store::{Answer, ReadOutcome, ShardClock, Store, StoreSettings};
+
+/// Proposed and not yet applied bytes of one shard, at most. Beyond it entries wait to be proposed.
+const PROPOSED_BYTES_MAX: usize = 8 << 20;
+/// Bytes of commands that may wait to be proposed, or for a read round. Beyond it: overloaded.
+const GATHERED_BYTES_MAX: usize = 32 << 20;
+/// Messages of appended entries carry at most this much.
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Appends on their way to one follower.
+const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// Log bytes kept for followers that lag, beyond what all of them have.
+const LOG_TAIL_BYTES: usize = 1 << 20;
+/// Log bytes at which even entries that a follower lacks are cut; it gets a snapshot then.
+const LOG_BYTES_MAX: usize = 16 << 20;
+/// A learner that lacks at most so many entries is promoted; a preferred leader, handed over to.
+const CAUGHT_UP_ENTRIES: u64 = 256;
+/// Ticks for which the preferred leader must be caught up before it is handed the shard (2 s).
+const STABLE_TICKS: u32 = 40;
+/// Ticks for which an operator's transfer keeps the preferred leader out (10 s).
+const TRANSFER_HOLD_TICKS: u32 = 200;
+/// Readies worked off in one turn before other shards get theirs.
+const READIES_PER_TURN: usize = 8;
+
+/// Reads that run while an entry is applied, each before the command at its position.
+#[derive(Debug, Default)]
+struct Riders {
+    batch: ReadBatch,
+    positions: Vec<usize>,
+}
+
+/// Commands gathered for an entry.
+#[derive(Debug)]
+struct Gathered {
+    builder: EntryBuilder,
+    origins: Vec<Origin>,
+    riders: Riders,
+    /// Whether a connection has reads under way that this entry must not overtake.
+    bars_reads: bool,
+    deadline: Nanos,
+}
+
+/// An entry on its way through the log.
+#[derive(Debug)]
+struct Proposed {
+    index: Index,
+    term: Term,
+    bytes: usize,
+    deadline: Nanos,
+    /// Empty once they were answered as unknown.
+    origins: Vec<Origin>,
+    riders: Riders,
+}
+
+/// What a turn's disk operation makes durable for one replica.
+#[derive(Debug)]
+pub struct Persisting {
+    /// The replica.
+    pub shard: ShardId,
+    ready: u64,
+    messages: Vec<Message>,
+}
+
+/// A snapshot that has arrived whole and waits for raft-rs to accept it.
+#[derive(Debug)]
+struct Staged {
+    index: Index,
+    formation: Formation,
+    store: Box<Store>,
+}
+
+/// A replica that is, or wants to become, part of a shard.
+pub struct Replica {
+    shard: ShardId,
+    me: ReplicaId,
+    rank: usize,
+    replication: usize,
+    /// The nodes of the shard, the preferred leader first.
+    nodes: Vec<NodeId>,
+    election_ticks: usize,
+    settings: StoreSettings,
+    formation: Option<Formation>,
+    raw: RawNode<RaftLog>,
+    log: RaftLog,
+    store: Box<Store>,
+    clock: ShardClock,
+    applied: (Index, Term),
+    stopped: Option<String>,
+    led_term: Option<Term>,
+    last_leader_rank: Option<usize>,
+    gathered: VecDeque<Gathered>,
+    gathered_bytes: usize,
+    proposed: VecDeque<Proposed>,
+    proposed_bytes: usize,
+    stamp_wanted: bool,
+    reads: Reads,
+    unpersisted: usize,
+    staged: Option<Staged>,
+    /// The new incarnation that each restarted node asks in with.
+    joins: Vec<(NodeId, ReplicaId)>,
+    was_voter: bool,
+    stable_ticks: u32,
+    hold_ticks: u32,
+    operations: u64,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Replica")
+            .field("shard", &self.shard)
+            .field("me", &self.me)
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// A founder of a shard.
+    ///
+    /// # Panics
+    /// If raft-rs refuses the configuration, which is constant.
+    pub fn found(
+        config: &CoreConfig,
+        now: Now,
+        shard: ShardId,
+        me: ReplicaId,
+        formation: Formation,
+    ) -> Self {
+        let log = RaftLog::formed(formation.members.iter().map(|id| id.0).collect());
+        Self::start(config, now, shard, me, log, Some(formation))
+    }
+
+    /// A replica with nothing, which waits for the leader to take it in.
+    pub fn join(config: &CoreConfig, now: Now, shard: ShardId, me: ReplicaId) -> Self {
+        Self::start(config, now, shard, me, RaftLog::joining(), None)
+    }
+
+    fn start(
+        config: &CoreConfig,
+        now: Now,
+        shard: ShardId,
+        me: ReplicaId,
+        log: RaftLog,
+        formation: Option<Formation>,
+    ) -> Self {
+        let applied = log.applied();
+        let nodes: Vec<_> = config.placement.replicas(shard).collect();
+        let replication = nodes.len();
+        let election_ticks = config.election_ticks as usize;
+        let raft_config = Config {
+            id: me.0,
+            election_tick: election_ticks,
+            heartbeat_tick: 1,
+            applied: applied.0.0,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            min_election_tick: election_ticks,
+            max_election_tick: election_ticks + 2 * replication + 2,
+            read_only_option: ReadOnlyOption::Safe,
+            // Followers learn the commit index with the next append or heartbeat: a message less
+            // per entry and follower.
+            skip_bcast_commit: true,
+            batch_append: true,
+            max_committed_size_per_ready: 4 * MESSAGE_BYTES_MAX,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = match RawNode::new(&raft_config, log.clone(), &logger) {
+            Ok(raw) => raw,
+            Err(error) => panic!("raft-rs refused a constant configuration: {error}"),
+        };
+        let settings = StoreSettings {
+            bytes_max: config.shard_bytes_max,
+            value_bytes_max: config.value_bytes_max as u64,
+            hash_seed: config.seed ^ u64::from(shard.0),
+        };
+        Replica {
+            shard,
+            me,
+            rank: nodes.iter().position(|&node| node == me.node()).unwrap_or(0),
+            replication,
+            nodes,
+            election_ticks,
+            settings,
+            formation,
+            raw,
+            log,
+            store: Box::new(Store::new(settings)),
+            clock: ShardClock::at_wall_clock(now),
+            applied,
+            stopped: None,
+            led_term: None,
+            last_leader_rank: None,
+            gathered: VecDeque::new(),
+            gathered_bytes: 0,
+            proposed: VecDeque::new(),
+            proposed_bytes: 0,
+            stamp_wanted: false,
+            reads: Reads::default(),
+            unpersisted: 0,
+            staged: None,
+            joins: Vec::new(),
+            was_voter: false,
+            stable_ticks: 0,
+            hold_ticks: 0,
+            operations: 0,
+        }
+    }
+
+    /// Its Raft id.
+    pub fn id(&self) -> ReplicaId {
+        self.me
+    }
+
+    /// The formation it is part of; `None` until it was taken in.
+    pub fn formation(&self) -> Option<&Formation> {
+        self.formation.as_ref()
+    }
+
+    /// Whether it leads, as raft-rs sees it.
+    pub fn leads(&self) -> bool {
+        self.stopped.is_none() && self.raw.raft.state == StateRole::Leader
+    }
+
+    /// Whether it has been taken in as a voter.
+    pub fn is_voter(&self) -> bool {
+        self.log.conf_state().voters.contains(&self.me.0)
+    }
+
+    /// What it believes of the leader.
+    pub fn view(&self) -> LeaderView {
+        let leader = self.raw.raft.leader_id;
+        LeaderView {
+            term: Term(self.raw.raft.term),
+            leader: (leader != 0).then(|| ReplicaId(leader).node()),
+        }
+    }
+
+    /// Takes a command. The caller has made sure that this replica leads.
+    pub fn submit(&mut self, parcel: &Parcel<'_>) -> Result<(), Status> {
+        assert!(self.leads(), "a command for a replica that does not lead");
+        self.operations += 1;
+        if parcel.is_read {
+            return self.submit_read(parcel);
+        }
+        if self.gathered_bytes + parcel.command.len() > GATHERED_BYTES_MAX {
+            return Err(Status::Overloaded);
+        }
+        let has_room = self
+            .gathered
+            .back()
+            .is_some_and(|gathered| gathered.builder.has_room_for(parcel.command.len()));
+        if !has_room {
+            self.gathered.push_back(Gathered {
+                builder: EntryBuilder::new(),
+                origins: Vec::new(),
+                riders: Riders::default(),
+                bars_reads: false,
+                deadline: parcel.deadline,
+            });
+        }
+        if let Some(gathered) = self.gathered.back_mut() {
+            gathered.builder.push(parcel.command);
+            gathered.origins.push(parcel.origin);
+            gathered.bars_reads |= parcel.ordered;
+            self.gathered_bytes += parcel.command.len();
+        }
+        Ok(())
+    }
+
+    /// A read behind writes of its connection rides on the entry that carries the last of them:
+    /// it runs right where its connection put it, and the entry's commit confirms it.
+    fn submit_read(&mut self, parcel: &Parcel<'_>) -> Result<(), Status> {
+        if self.reads.gathered_bytes() + parcel.command.len() > GATHERED_BYTES_MAX {
+            return Err(Status::Overloaded);
+        }
+        if parcel.ordered {
+            if let Some(gathered) = self.gathered.back_mut() {
+                gathered.riders.positions.push(gathered.builder.len());
+                gathered.riders.batch.push(parcel);
+                return Ok(());
+            }
+            let term = Term(self.raw.raft.term);
+            if let Some(last) = self.proposed.back_mut().filter(|last| last.term == term) {
+                last.riders.positions.push(usize::MAX);
+                last.riders.batch.push(parcel);
+                return Ok(());
+            }
+        }
+        self.reads.push(parcel);
+        Ok(())
+    }
+
+    /// Takes a Raft message from `from`'s node. Anything raft-rs would panic at, or that only a
+    /// local caller may say, is refused: the answer is whether it was fit to be stepped.
+    pub fn receive(&mut self, from: NodeId, message: Message) -> bool {
+        if self.stopped.is_some() || !self.is_fit(from, &message) {
+            return false;
+        }
+        // Errors say that a proposal was dropped or a peer is unknown: nothing waits on them.
+        let _ = self.raw.step(message);
+        true
+    }
+
+    fn is_fit(&self, from: NodeId, message: &Message) -> bool {
+        let last = self.log.last().0;
+        let is_ours = message.to == self.me.0
+            && ReplicaId(message.from).node() == from
+            && message.from != self.me.0;
+        let entries_follow = message
+            .entries
+            .iter()
+            .zip(message.index.saturating_add(1)..)
+            .all(|(entry, index)| entry.index == index && entry.term <= message.term);
+        if !is_ours || message.term == 0 || message.snapshot.is_some() || !entries_follow {
+            return false;
+        }
+        match message.msg_type() {
+            MessageType::MsgAppend => {
+                let committed = self.raw.raft.raft_log.committed;
+                message.entries.iter().take_while(|entry| entry.index <= committed).all(|entry| {
+                    let known = self.log.term_at(Index(entry.index));
+                    known.is_none_or(|term| term.0 == entry.term)
+                })
+            }
+            MessageType::MsgHeartbeat => message.commit <= last,
+            MessageType::MsgAppendResponse => message.index <= last || message.reject,
+            MessageType::MsgHeartbeatResponse
+            | MessageType::MsgRequestVote
+            | MessageType::MsgRequestVoteResponse
+            | MessageType::MsgRequestPreVote
+            | MessageType::MsgRequestPreVoteResponse
+            | MessageType::MsgTimeoutNow => true,
+            _ => false,
+        }
+    }
+
+    /// Takes a snapshot that has arrived whole: its Raft message and its bytes. Says whether it
+    /// was sound.
+    pub fn receive_snapshot(&mut self, from: NodeId, message: Message, bytes: &[u8]) -> bool {
+        let is_ours = message.to == self.me.0
+            && ReplicaId(message.from).node() == from
+            && message.msg_type() == MessageType::MsgSnapshot;
+        if self.stopped.is_some() || !is_ours {
+            return false;
+        }
+        let index = Index(message.get_snapshot().get_metadata().index);
+        let Some((formation, store)) = decode_snapshot(bytes, self.settings) else {
+            return false;
+        };
+        if index > self.applied.0 {
+            self.staged = Some(Staged { index, formation, store: Box::new(store) });
+        }
+        let _ = self.raw.step(message);
+        true
+    }
+
+    /// The bytes of a snapshot at the applied index.
+    pub fn snapshot_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Some(formation) = &self.formation {
+            bytes.extend_from_slice(&formation.epoch.to_le_bytes());
+            bytes.extend_from_slice(&(formation.members.len() as u64).to_le_bytes());
+            for member in &formation.members {
+                bytes.extend_from_slice(&member.0.to_le_bytes());
+            }
+        }
+        self.store.snapshot(&mut bytes);
+        bytes
+    }
+
+    /// Tells raft-rs how a snapshot transfer to `to` ended.
+    pub fn report_snapshot(&mut self, to: ReplicaId, is_done: bool) {
+        let status =
+            if is_done { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+        self.raw.report_snapshot(to.0, status);
+    }
+
+    /// Lets raft-rs send snapshots, or not while all places for them are taken.
+    pub fn allow_snapshots(&self, allowed: bool) {
+        self.log.allow_snapshots(allowed);
+    }
+
+    /// Tells raft-rs that messages to `node` were lost.
+    pub fn report_unreachable(&mut self, node: NodeId) {
+        let conf = self.log.conf_state();
+        for &id in conf.voters.iter().chain(&conf.learners) {
+            if ReplicaId(id).node() == node && id != self.me.0 {
+                self.raw.report_unreachable(id);
+            }
+        }
+    }
+
+    /// Notes that `node` is empty and asks to be taken in as `id`.
+    pub fn note_join(&mut self, node: NodeId, id: ReplicaId) {
+        let conf = self.log.conf_state();
+        let is_member = conf.voters.contains(&id.0) || conf.learners.contains(&id.0);
+        let belongs = id.node() == node && node != self.me.node() && self.nodes.contains(&node);
+        self.joins.retain(|(known, _)| *known != node);
+        if self.leads() && belongs && !is_member {
+            self.joins.push((node, id));
+        }
+    }
+
+    /// One Raft tick. `avoid` lists nodes that must not be handed the leadership.
+    pub fn tick(&mut self, now: Now, avoid: &[NodeId], courier: &mut Courier<'_>) {
+        if self.stopped.is_some() {
+            return;
+        }
+        let is_draining = avoid.contains(&self.me.node());
+        let ticks = self.election_timeout_ticks(is_draining);
+        self.raw.raft.set_randomized_election_timeout(ticks);
+        self.raw.tick();
+        if let Some(attempt) = self.reads.tick() {
+            self.request_read_index(attempt);
+        }
+        self.expire(now.monotonic, courier);
+        self.hold_ticks = self.hold_ticks.saturating_sub(1);
+        if self.leads() {
+            self.tick_membership();
+            self.tick_preference(avoid, is_draining);
+            let running = self.clock.running(now);
+            self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= running);
+        }
+    }
+
+    /// Ranked successors instead of a lottery: the distance to the last leader decides who
+    /// campaigns first, late enough that others no longer hold the old leader for alive.
+    fn election_timeout_ticks(&self, is_draining: bool) -> usize {
+        let distance = match self.last_leader_rank {
+            None => self.rank,
+            Some(leader) => match (self.rank + self.replication - leader) % self.replication {
+                0 => self.replication,
+                distance => distance,
+            },
+        };
+        let distance = if is_draining { self.replication } else { distance };
+        self.election_ticks + 2 * distance
+    }
+
+    fn rank_of(&self, id: u64) -> Option<usize> {
+        let node = ReplicaId(id).node();
+        self.nodes.iter().position(|&known| known == node)
+    }
+
+    /// Replaces restarted nodes' former replicas by their new ones, one change at a time.
+    fn tick_membership(&mut self) {
+        if self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        let conf = self.log.conf_state();
+        let last = self.raw.raft.raft_log.last_index();
+        for &learner in &conf.learners {
+            let caught_up = self.raw.raft.prs().get(learner).is_some_and(|progress| {
+                progress.state == ProgressState::Replicate
+                    && progress.matched + CAUGHT_UP_ENTRIES >= last
+            });
+            if caught_up {
+                self.propose_change(ConfChangeType::AddNode, learner);
+                return;
+            }
+        }
+        let Some(&(node, id)) = self.joins.first() else { return };
+        let members = conf.voters.iter().chain(&conf.learners);
+        let stale = members.copied().find(|&m| ReplicaId(m).node() == node && m != id.0);
+        if let Some(stale) = stale {
+            self.propose_change(ConfChangeType::RemoveNode, stale);
+        } else {
+            self.joins.remove(0);
+            self.propose_change(ConfChangeType::AddLearnerNode, id.0);
+        }
+    }
+
+    fn propose_change(&mut self, change_type: ConfChangeType, id: u64) {
+        let mut change = ConfChange { node_id: id, ..ConfChange::default() };
+        change.set_change_type(change_type);
+        // A dropped proposal is made again at a later tick.
+        let _ = self.raw.propose_conf_change(Vec::new(), change);
+    }
+
+    /// Hands the leadership to the preferred leader once it has been caught up for a while, or to
+    /// anybody able when this node is about to stop.
+    fn tick_preference(&mut self, avoid: &[NodeId], is_draining: bool) {
+        if self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        if is_draining {
+            let target = (0..self.replication)
+                .filter(|&rank| rank != self.rank && !avoid.contains(&self.nodes[rank]))
+                .find_map(|rank| self.caught_up_voter(self.nodes[rank]));
+            if let Some(target) = target {
+                self.raw.transfer_leader(target);
+            }
+            return;
+        }
+        if self.rank == 0 || self.hold_ticks > 0 || avoid.contains(&self.nodes[0]) {
+            self.stable_ticks = 0;
+            return;
+        }
+        match self.caught_up_voter(self.nodes[0]) {
+            None => self.stable_ticks = 0,
+            Some(preferred) => {
+                self.stable_ticks += 1;
+                if self.stable_ticks >= STABLE_TICKS {
+                    self.stable_ticks = 0;
+                    self.raw.transfer_leader(preferred);
+                }
+            }
+        }
+    }
+
+    fn caught_up_voter(&self, node: NodeId) -> Option<u64> {
+        let last = self.raw.raft.raft_log.last_index();
+        let conf = self.log.conf_state();
+        conf.voters.iter().copied().find(|&id| {
+            ReplicaId(id).node() == node
+                && self.raw.raft.prs().get(id).is_some_and(|progress| {
+                    progress.state == ProgressState::Replicate
+                        && progress.recent_active
+                        && progress.matched + CAUGHT_UP_ENTRIES >= last
+                })
+        })
+    }
+
+    /// An operator's wish: hands the leadership to `node`, and says whether that can be tried.
+    pub fn transfer_to(&mut self, node: NodeId) -> bool {
+        match self.caught_up_voter(node) {
+            Some(id) if self.leads() => {
+                self.hold_ticks = TRANSFER_HOLD_TICKS;
+                self.raw.transfer_leader(id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Answers what has waited too long. What was proposed is unknown, the rest is not done.
+    fn expire(&mut self, now: Nanos, courier: &mut Courier<'_>) {
+        while self.gathered.front().is_some_and(|gathered| gathered.deadline <= now) {
+            if let Some(gathered) = self.gathered.pop_front() {
+                self.gathered_bytes -= gathered.builder.bytes_len();
+                courier.fail(self.shard, self.view(), &gathered.origins, Status::NoLeader);
+                self.fail_riders(&gathered.riders, Status::ReadTimeout, courier);
+            }
+        }
+        let view = self.view();
+        for place in 0..self.proposed.len() {
+            let proposed = &mut self.proposed[place];
+            if proposed.deadline <= now && !proposed.origins.is_empty() {
+                let origins = std::mem::take(&mut proposed.origins);
+                let riders = std::mem::take(&mut proposed.riders);
+                courier.fail(self.shard, view, &origins, Status::DeadlinePassed);
+                self.fail_riders(&riders, Status::ReadTimeout, courier);
+            }
+        }
+        for batch in self.reads.take_overdue(now) {
+            for parcel in batch.iter() {
+                courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
+            }
+        }
+    }
+
+    fn fail_riders(&self, riders: &Riders, status: Status, courier: &mut Courier<'_>) {
+        for parcel in riders.batch.iter() {
+            courier.fail(self.shard, self.view(), &[parcel.origin], status);
+        }
+    }
+
+    /// Ends the turn: proposes, sends, appends, applies, answers. `persisting` gathers what the
+    /// turn's disk operation must make durable. Returns whether there is more to do at once.
+    pub fn end_turn(
+        &mut self,
+        now: Now,
+        persisting: &mut Vec<Persisting>,
+        courier: &mut Courier<'_>,
+    ) -> bool {
+        for _ in 0..READIES_PER_TURN {
+            if self.stopped.is_some() {
+                self.abandon(courier);
+                return false;
+            }
+            if self.leads() {
+                // Rounds first: an entry that bars reads must be proposed after they came in, and
+                // their index must lie before it.
+                self.start_reads();
+                self.propose_gathered(now);
+            }
+            if !self.raw.has_ready() {
+                self.run_reads(now, courier);
+                self.note_office(courier);
+                return false;
+            }
+            self.work_off_ready(now, persisting, courier);
+            self.run_reads(now, courier);
+            self.note_office(courier);
+        }
+        true
+    }
+
+    fn propose_gathered(&mut self, now: Now) {
+        let transferring = self.raw.raft.lead_transferee.is_some();
+        while !transferring && self.proposed_bytes < PROPOSED_BYTES_MAX {
+            let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
+            let mut gathered = match self.gathered.pop_front() {
+                Some(gathered) => gathered,
+                None if wants_stamp && self.raw.raft.commit_to_current_term() => Gathered {
+                    builder: EntryBuilder::new(),
+                    origins: Vec::new(),
+                    riders: Riders::default(),
+                    bars_reads: false,
+                    deadline: Nanos(u64::MAX),
+                },
+                None => return,
+            };
+            self.gathered_bytes -= gathered.builder.bytes_len();
+            let data = gathered.builder.finish(self.clock.running(now));
+            let bytes = data.len();
+            if self.raw.propose(Vec::new(), data).is_err() {
+                // raft-rs drops proposals of a leader that was removed or hands over; this
+                // replica checked for both, and otherwise sets no limit of raft-rs' own.
+                unreachable!("a leader's proposal was dropped");
+            }
+            let index = Index(self.raw.raft.raft_log.last_index());
+            self.stamp_wanted = false;
+            if gathered.bars_reads {
+                self.reads.bar(index);
+            }
+            self.reads.stamped(index);
+            self.proposed_bytes += bytes;
+            self.proposed.push_back(Proposed {
+                index,
+                term: Term(self.raw.raft.term),
+                bytes,
+                deadline: gathered.deadline,
+                origins: gathered.origins,
+                riders: gathered.riders,
+            });
+        }
+    }
+
+    fn start_reads(&mut self) {
+        if self.reads.wants_round() && self.raw.raft.commit_to_current_term() {
+            let attempt = self.reads.start_round();
+            self.request_read_index(attempt);
+        }
+    }
+
+    fn request_read_index(&mut self, attempt: u64) {
+        if self.leads() && self.raw.raft.commit_to_current_term() {
+            let mut context = Vec::with_capacity(18);
+            context.extend_from_slice(&self.me.0.to_le_bytes());
+            context.extend_from_slice(&self.shard.0.to_le_bytes());
+            context.extend_from_slice(&attempt.to_le_bytes());
+            self.raw.read_index(context);
+        }
+    }
+
+    fn work_off_ready(
+        &mut self,
+        now: Now,
+        persisting: &mut Vec<Persisting>,
+        courier: &mut Courier<'_>,
+    ) {
+        let mut ready = self.raw.ready();
+        for message in ready.take_messages() {
+            courier.send(self, self.shard, message);
+        }
+        let mut must_persist = false;
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata();
+            let (index, term) = (Index(metadata.index), Term(metadata.term));
+            self.restore(now, index, term, metadata.get_conf_state().clone(), courier);
+            must_persist = true;
+        }
+        let entries = ready.take_entries();
+        must_persist |= !entries.is_empty();
+        self.log.append(entries);
+        if let Some(hard_state) = ready.hs() {
+            must_persist |= ready.must_sync();
+            self.log.set_hard_state(hard_state.clone());
+        }
+        let messages = ready.take_persisted_messages();
+        let committed = ready.take_committed_entries();
+        let read_states = ready.take_read_states();
+        let number = ready.number();
+        self.raw.advance_append_async(ready);
+        if must_persist || self.unpersisted > 0 {
+            self.unpersisted += 1;
+            persisting.push(Persisting { shard: self.shard, ready: number, messages });
+        } else {
+            self.raw.on_persist_ready(number);
+            for message in messages {
+                courier.send(self, self.shard, message);
+            }
+        }
+        self.apply(now, committed, courier);
+        for state in read_states {
+            if let Some(attempt) = self.attempt_of(&state.request_ctx) {
+                self.reads.confirm(attempt, Index(state.index));
+            }
+        }
+    }
+
+    fn attempt_of(&self, context: &[u8]) -> Option<u64> {
+        let (me, rest) = context.split_first_chunk::<8>()?;
+        let attempt = rest.get(2..)?.first_chunk::<8>()?;
+        (u64::from_le_bytes(*me) == self.me.0).then(|| u64::from_le_bytes(*attempt))
+    }
+
+    /// A disk operation of an earlier turn has ended well.
+    pub fn persisted(&mut self, persisted: Persisting, courier: &mut Courier<'_>) {
+        self.unpersisted -= 1;
+        self.raw.on_persist_ready(persisted.ready);
+        for message in persisted.messages {
+            courier.send(self, self.shard, message);
+        }
+    }
+
+    fn restore(
+        &mut self,
+        now: Now,
+        index: Index,
+        term: Term,
+        conf_state: raft::eraftpb::ConfState,
+        courier: &mut Courier<'_>,
+    ) {
+        let Some(staged) = self.staged.take().filter(|staged| staged.index == index) else {
+            // raft-rs accepts a snapshot only from `receive_snapshot`, which has staged it.
+            self.stop("raft-rs accepted a snapshot that had not arrived".into(), courier);
+            return;
+        };
+        self.log.restore(index, term, conf_state);
+        self.store = staged.store;
+        self.clock = ShardClock::resume(self.store.stamp(), now);
+        self.formation = Some(staged.formation);
+        self.applied = (index, term);
+        while self.proposed.front().is_some_and(|proposed| proposed.index <= index) {
+            if let Some(proposed) = self.proposed.pop_front() {
+                self.proposed_bytes -= proposed.bytes;
+                let status = Status::CoveredBySnapshot;
+                courier.fail(self.shard, self.view(), &proposed.origins, status);
+                self.fail_riders(&proposed.riders, Status::ReadTimeout, courier);
+            }
+        }
+        courier.event(Event::SnapshotRestored(self.shard, index));
+        self.note_membership(courier);
+    }
+
+    fn apply(&mut self, now: Now, entries: Vec<Entry>, courier: &mut Courier<'_>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        for entry in entries {
+            if self.stopped.is_some() {
+                return;
+            }
+            let (index, term) = (Index(entry.index), Term(entry.term));
+            let own = self.take_own(index, term, courier);
+            match entry.entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {}
+                EntryType::EntryNormal => {
+                    if let Err(reason) = self.apply_commands(now, &entry, own, courier) {
+                        self.stop(reason, courier);
+                        return;
+                    }
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    if let Err(reason) = self.apply_change(&entry) {
+                        self.stop(reason, courier);
+                        return;
+                    }
+                    self.log.set_applied(index, term);
+                    self.note_membership(courier);
+                }
+            }
+            self.applied = (index, term);
+            self.log.set_applied(index, term);
+        }
+        self.raw.advance_apply_to(last);
+        self.compact();
+    }
+
+    /// What this replica knows of the entry at `index`, if it proposed it. If another leader's
+    /// entry stands in its place, its commands are not done, and never will be.
+    fn take_own(
+        &mut self,
+        index: Index,
+        term: Term,
+        courier: &mut Courier<'_>,
+    ) -> Option<Proposed> {
+        while self.proposed.front().is_some_and(|front| front.index <= index) {
+            let proposed = self.proposed.pop_front()?;
+            self.proposed_bytes -= proposed.bytes;
+            if proposed.index == index && proposed.term == term {
+                return Some(proposed);
+            }
+            courier.fail(self.shard, self.view(), &proposed.origins, Status::Superseded);
+            self.fail_riders(&proposed.riders, Status::Superseded, courier);
+        }
+        None
+    }
+
+    fn apply_commands(
+        &mut self,
+        now: Now,
+        entry: &Entry,
+        own: Option<Proposed>,
+        courier: &mut Courier<'_>,
+    ) -> Result<(), String> {
+        let reader = EntryReader::new(&entry.data)
+            .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
+        let epoch = self.formation.as_ref().map_or(0, |formation| formation.epoch);
+        let view = self.view();
+        if self.leads() {
+            self.clock.raise_to(reader.stamp(), now);
+        } else {
+            self.clock.follow(reader.stamp(), now);
+        }
+        self.store.begin_entry(reader.stamp());
+        let Some(own) = own else {
+            for (ordinal, command) in reader.commands().enumerate() {
+                let version = Version::new(epoch, Index(entry.index), ordinal);
+                self.store.apply(version, &command, Answer::Unwanted);
+            }
+            self.operations += reader.len() as u64;
+            return Ok(());
+        };
+        while let Some(batch) = self.reads.take_barred(Index(entry.index)) {
+            self.run_batch(reader.stamp(), batch.iter(), courier);
+            self.reads.recycle(batch);
+        }
+        let mut riders = own.riders.positions.iter().copied().zip(own.riders.batch.iter());
+        let mut rider = riders.next();
+        for (ordinal, command) in reader.commands().enumerate() {
+            while let Some((position, parcel)) = rider
+                && position <= ordinal
+            {
+                self.run_batch(reader.stamp(), std::iter::once(parcel), courier);
+                rider = riders.next();
+            }
+            let version = Version::new(epoch, Index(entry.index), ordinal);
+            match own.origins.get(ordinal) {
+                Some(&origin) => {
+                    let outcome = self.store.apply(version, &command, Answer::Wanted);
+                    courier.deliver(self.shard, view, origin, &outcome);
+                }
+                None => {
+                    self.store.apply(version, &command, Answer::Unwanted);
+                }
+            }
+        }
+        let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
+        self.run_batch(reader.stamp(), rest, courier);
+        // Where more keys are due than one entry removes, the next entry goes on.
+        self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= self.store.stamp());
+        Ok(())
+    }
+
+    fn apply_change(&mut self, entry: &Entry) -> Result<(), String> {
+        let describe = |error: &dyn std::fmt::Display| {
+            format!("entry {} changes the configuration impossibly: {error}", entry.index)
+        };
+        let conf_state = if entry.entry_type() == EntryType::EntryConfChange {
+            let change: ConfChange =
+                prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
+            self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
+        } else {
+            let change: raft::eraftpb::ConfChangeV2 =
+                prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
+            self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
+        };
+        self.log.set_conf_state(conf_state);
+        Ok(())
+    }
+
+    fn note_membership(&mut self, courier: &mut Courier<'_>) {
+        let is_voter = self.is_voter();
+        if is_voter && !self.was_voter {
+            courier.event(Event::Promoted(self.shard));
+        }
+        self.was_voter = is_voter;
+    }
+
+    /// Cuts the log. A leader keeps what a live follower lacks, within a bound.
+    fn compact(&mut self) {
+        if self.log.bytes() <= 2 * LOG_TAIL_BYTES {
+            return;
+        }
+        let needed = if self.leads() {
+            let served = self.raw.raft.prs().iter().filter_map(|(_, progress)| {
+                match progress.state {
+                    // It is not heard of; if it returns late, a snapshot serves it.
+                    ProgressState::Probe => None,
+                    ProgressState::Replicate => Some(Index(progress.matched)),
+                    ProgressState::Snapshot => Some(Index(progress.pending_snapshot)),
+                }
+            });
+            served.min().unwrap_or(self.applied.0)
+        } else {
+            self.applied.0
+        };
+        self.log.compact(needed, LOG_TAIL_BYTES);
+        self.log.compact(self.applied.0, LOG_BYTES_MAX);
+    }
+
+    fn run_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
+        if !self.leads() {
+            return;
+        }
+        let mut running = None;
+        while let Some(batch) = self.reads.next_runnable(self.applied.0) {
+            let running = *running.get_or_insert_with(|| self.clock.running(now));
+            self.run_batch(running, batch.iter(), courier);
+            self.reads.recycle(batch);
+        }
+    }
+
+    /// Runs reads at the applied state, as of shard time `running`.
+    fn run_batch<'p>(
+        &mut self,
+        running: Millis,
+        parcels: impl Iterator<Item = Parcel<'p>>,
+        courier: &mut Courier<'_>,
+    ) {
+        let view = self.view();
+        for parcel in parcels {
+            let Ok((command, _)) = Command::decode(parcel.command) else {
+                // Commands are encoded by this code base or checked when a frame is read.
+                courier.fail(self.shard, view, &[parcel.origin], Status::Invalid);
+                continue;
+            };
+            match self.store.read(&command, running) {
+                ReadOutcome::Done(outcome) => {
+                    courier.deliver(self.shard, view, parcel.origin, &outcome);
+                }
+                ReadOutcome::Due => self.reads.push_due(&parcel),
+            }
+        }
+    }
+
+    /// Notices that this replica took or left office, and gives back what it can no longer do.
+    fn note_office(&mut self, courier: &mut Courier<'_>) {
+        let term = Term(self.raw.raft.term);
+        if self.raw.raft.leader_id != 0 {
+            self.last_leader_rank = self.rank_of(self.raw.raft.leader_id);
+        }
+        let leads = self.leads();
+        if let Some(led) = self.led_term
+            && (!leads || led != term)
+        {
+            self.led_term = None;
+            courier.event(Event::LostLeadership(self.shard, led));
+            self.give_back(courier);
+        }
+        if leads && self.led_term.is_none() {
+            self.led_term = Some(term);
+            self.stable_ticks = 0;
+            self.joins.clear();
+            courier.event(Event::BecameLeader(self.shard, term));
+        }
+    }
+
+    /// Returns commands that were not proposed, and reads, to where they came from.
+    fn give_back(&mut self, courier: &mut Courier<'_>) {
+        let view = self.view();
+        for batch in self.reads.take_all() {
+            for parcel in batch.iter() {
+                courier.give_back(self.shard, view, &parcel);
+            }
+        }
+        for mut gathered in std::mem::take(&mut self.gathered) {
+            let (deadline, ordered) = (gathered.deadline, gathered.bars_reads);
+            let entry = gathered.builder.finish(Millis(0));
+            let Ok(reader) = EntryReader::new(&entry) else { continue };
+            let mut riders =
+                gathered.riders.positions.iter().zip(gathered.riders.batch.iter()).peekable();
+            let mut encoded = Vec::new();
+            for (ordinal, command) in reader.commands().enumerate() {
+                while let Some((_, parcel)) = riders.next_if(|(position, _)| **position <= ordinal)
+                {
+                    courier.give_back(self.shard, view, &parcel);
+                }
+                encoded.clear();
+                command.encode(&mut encoded);
+                let Some(&origin) = gathered.origins.get(ordinal) else { continue };
+                let parcel =
+                    Parcel { origin, ordered, is_read: false, command: &encoded, deadline };
+                courier.give_back(self.shard, view, &parcel);
+            }
+            for (_, parcel) in riders {
+                courier.give_back(self.shard, view, &parcel);
+            }
+        }
+        self.gathered_bytes = 0;
+    }
+
+    /// Stops for good: what this replica holds cannot be trusted or understood.
+    fn stop(&mut self, reason: String, courier: &mut Courier<'_>) {
+        courier.event(Event::ReplicaStopped(self.shard, reason.clone()));
+        self.stopped = Some(reason);
+        self.abandon(courier);
+    }
+
+    fn abandon(&mut self, courier: &mut Courier<'_>) {
+        self.give_back(courier);
+        let view = self.view();
+        for proposed in self.proposed.drain(..) {
+            courier.fail(self.shard, view, &proposed.origins, Status::ReplicaStopped);
+            for parcel in proposed.riders.batch.iter() {
+                courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
+            }
+        }
+        self.proposed_bytes = 0;
+    }
+
+    /// Its part in the group.
+    pub fn role(&self) -> Role {
+        if self.stopped.is_some() {
+            return Role::Stopped;
+        }
+        let conf = self.log.conf_state();
+        if conf.learners.contains(&self.me.0) {
+            return Role::Learner;
+        }
+        if !conf.voters.contains(&self.me.0) {
+            return Role::Outside;
+        }
+        match self.raw.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        }
+    }
+
+    /// The store, for inspection.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Commit and applied index.
+    pub fn indices(&self) -> (Index, Index) {
+        (Index(self.raw.raft.raft_log.committed), self.applied.0)
+    }
+
+    /// Commands taken so far.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    /// All members as the leader sees them; empty elsewhere.
+    pub fn members(&self) -> Vec<ReplicaStatus> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let last = self.raw.raft.raft_log.last_index();
+        let conf = self.log.conf_state();
+        let mut members: Vec<_> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .map(|(&id, progress)| ReplicaStatus {
+                node: ReplicaId(id).node(),
+                role: match id {
+                    id if id == self.me.0 => Role::Leader,
+                    id if conf.learners.contains(&id) => Role::Learner,
+                    _ => Role::Follower,
+                },
+                matched: Index(progress.matched),
+                lag: last.saturating_sub(progress.matched),
+            })
+            .collect();
+        members.sort_by_key(|member| member.node);
+        members
+    }
+}
+
+/// Reads what [`Replica::snapshot_bytes`] wrote.
+fn decode_snapshot(bytes: &[u8], settings: StoreSettings) -> Option<(Formation, Store)> {
+    let (epoch, rest) = bytes.split_first_chunk::<8>()?;
+    let (count, mut rest) = rest.split_first_chunk::<8>()?;
+    let count = u64::from_le_bytes(*count);
+    if count == 0 || count > 16 {
+        return None;
+    }
+    let mut members = Vec::new();
+    for _ in 0..count {
+        let (member, after) = rest.split_first_chunk::<8>()?;
+        members.push(ReplicaId(u64::from_le_bytes(*member)));
+        rest = after;
+    }
+    let store = Store::restore(rest, settings).ok()?;
+    Some((Formation { epoch: u64::from_le_bytes(*epoch), members }, store))
+}
