@@ -316,7 +316,10 @@ mod tests {
         assert!(error.to_string().contains("--data-dir"), "{error}");
         let directory = tempfile::tempdir().expect("a directory");
         check_data_directory(&directory.path().join("made/on/the/way")).expect("writable");
-        assert_eq!(std::fs::read_dir(directory.path().join("made/on/the/way")).expect("made").count(), 0);
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("made/on/the/way")).expect("made").count(),
+            0
+        );
     }
 
     #[test]

@@ -1,4 +1,445 @@
-//! The loop of one core.
-mod clock;
+//! The loop of one core: everything that happens on its thread.
+//!
+//! Tasks on one executor bring input: one for each client connection, one for each connection
+//! that a peer opened, one for each sibling, one for the control thread, one for the clock. What
+//! they bring goes into the core's state, and they raise the *turn* ([`turn`]). Its task is woken
+//! behind the tasks that are already runnable, so that one turn takes what all connections brought
+//! that were ready: the work per request is in the batch, the work per turn is shared.
+//!
+//! The turn hands the batch to the engine, and sends what comes of it: one write for each link,
+//! one for each connection that got replies.
+//!
+//! There is one timer per core, set to the engine's next deadline; what a second long deadline
+//! needs is looked at once a second.
+//!
+//! Invariants: the state is borrowed between waits and never across one. Tasks are started when
+//! no borrow is held that they need, since they first run after the caller returned.
+
+mod client;
+pub mod clock;
+mod seats;
 mod signal;
+mod state;
 mod table;
+mod turn;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use proto::peer::Acceptance;
+use shards::command::RequestBatch;
+use shards::contract::{AdminCommand, CoreConfig, Input, Outputs};
+use shards::engine::Core;
+use shards::ids::{Address, NodeId};
+use socket2::Socket;
+
+pub use seats::Seats;
+pub use state::NodeBoard;
+
+use crate::cluster_map::{ClusterLayout, ClusterMap};
+use crate::control::messages::{ControlRequest, CoreCounters};
+use crate::mesh::MeshPort;
+use crate::net::accept::AcceptHandle;
+use crate::net::input::Scratch;
+use crate::net::listener::Listener;
+use crate::net::runtime::{Alarm, sleep, spawn, yield_now};
+use crate::net::stream::{Stream, Transport};
+use crate::peers::inbound::serve_peer;
+use crate::peers::lives::Outlived;
+use crate::peers::outbound::{attend, keep_link};
+use crate::peers::{PeerConfig, Peers};
+use crate::session::clients::ClientDirectory;
+use crate::session::context::{NodeTotals, SessionCounters};
+use crate::session::{BufferPool, PortKind, ServerFacts};
+use client::{Flushed, Next, serve_client, write_on};
+use signal::Signal;
+use state::State;
+use table::{ConnectionId, Table};
+use turn::FollowUps;
+
+/// What a client is told for which there is no room. One that speaks the binary protocol takes it
+/// for garbage, which comes to the same.
+const NO_ROOM: &[u8] = b"-ERR max number of clients reached\r\n";
+/// How long connections have to end by themselves when the core stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a stopping core looks whether they have.
+const STOP_POLL: Duration = Duration::from_millis(5);
+/// How often connections and totals are looked after, in nanoseconds.
+const LOOK_AFTER_INTERVAL: u64 = 1_000_000_000;
+
+/// What a core is given at its start.
+#[derive(Debug)]
+pub struct CoreStart {
+    /// For the engine.
+    pub engine: CoreConfig,
+    /// For the map that clients are told.
+    pub layout: ClusterLayout,
+    /// For the links to other nodes.
+    pub peers: PeerConfig,
+    /// What clients are told of the server.
+    pub facts: ServerFacts,
+    /// The any-core port.
+    pub any_core_port: Listener,
+    /// The core's own port.
+    pub core_port: Listener,
+    /// The port for peers.
+    pub peer_port: Listener,
+    /// Orders and questions of the control thread.
+    pub control: flume::Receiver<ControlRequest>,
+    /// Channels to the siblings.
+    pub mesh: MeshPort,
+    /// Room for connections.
+    pub seats: Seats,
+    /// Totals of all cores.
+    pub board: Arc<NodeBoard>,
+}
+
+/// What the tasks of a core share.
+pub struct Shared {
+    /// What the core owns. Borrowed between waits, never across one.
+    pub state: RefCell<State>,
+    /// Raised when a turn is due.
+    pub turn: Signal,
+    /// When the engine wants its next turn, in nanoseconds of the monotonic clock.
+    deadline: Cell<u64>,
+    /// Raised when `deadline` came nearer.
+    deadline_moved: Signal,
+    stop_asked: Signal,
+    stopping: Cell<bool>,
+    listeners: RefCell<Vec<AcceptHandle>>,
+    /// What was last said about each peer that was refused.
+    complaints: RefCell<std::collections::BTreeMap<Address, String>>,
+}
+
+/// Runs a core until it is told to stop.
+///
+/// # Errors
+/// If a listener cannot be used on this executor.
+pub async fn run(start: CoreStart) -> io::Result<()> {
+    let CoreStart { any_core_port, core_port, peer_port, control, mut mesh, .. } = start;
+    let receivers = mesh.take_receivers();
+    let here = start.peers.here;
+    let cores = start.peers.cores;
+    let nodes: Vec<NodeId> = start.peers.hosts.iter().map(|(node, _)| *node).collect();
+    let state = State {
+        here,
+        engine: Core::new(start.engine),
+        outputs: Outputs::default(),
+        batch: RequestBatch::default(),
+        clients: Table::default(),
+        dirty: Vec::new(),
+        congested: Vec::new(),
+        scratch: Scratch::default(),
+        mesh,
+        peers: Peers::new(start.peers),
+        cluster: ClusterMap::new(start.layout),
+        facts: start.facts,
+        directory: ClientDirectory::new(here.core, cores),
+        buffers: BufferPool::default(),
+        session_counters: SessionCounters::default(),
+        counters: CoreCounters::default(),
+        seats: start.seats,
+        totals: start.board,
+        drained: Vec::new(),
+        now: clock::now(),
+    };
+    let shared = Rc::new(Shared {
+        state: RefCell::new(state),
+        turn: Signal::default(),
+        deadline: Cell::new(u64::MAX),
+        deadline_moved: Signal::default(),
+        stop_asked: Signal::default(),
+        stopping: Cell::new(false),
+        listeners: RefCell::default(),
+        complaints: RefCell::default(),
+    });
+    let any_core_port = AcceptHandle::new(any_core_port)?;
+    let core_port = AcceptHandle::new(core_port)?;
+    let peer_port = AcceptHandle::new(peer_port)?;
+    shared.listeners.borrow_mut().extend([any_core_port.clone(), core_port.clone()]);
+    accept_clients(&shared, any_core_port, "any-core", PortKind::AnyCore);
+    accept_clients(&shared, core_port, "core", PortKind::Core);
+    let serving = shared.clone();
+    spawn(peer_port.clone().run("peer", move |socket, _| {
+        spawn(serve_peer(serving.clone(), socket));
+    }));
+    for node in nodes {
+        shared.core_count_learned(node, cores);
+    }
+    for (core, receiver) in receivers {
+        spawn(receive_from_sibling(shared.clone(), Address { core, ..here }, receiver));
+    }
+    spawn(serve_control(shared.clone(), control));
+    spawn(keep_time(shared.clone()));
+    spawn(run_turns(shared.clone()));
+    shared.turn.raise();
+    shared.stop_asked.wait().await;
+    shared.stop().await;
+    peer_port.stop();
+    Ok(())
+}
+
+impl Shared {
+    /// Whether the core is about to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Tells the engine that the link to `to` is up, with `stream` for its turn lane. Returns the
+    /// serial number of this life of the link.
+    pub fn link_up(self: &Rc<Self>, to: Address, stream: &Rc<Stream>, peer: Acceptance) -> u64 {
+        self.core_count_learned(to.node, peer.cores);
+        let mut state = self.state.borrow_mut();
+        let serial = state.peers.set_up(to, stream.clone(), peer.incarnation);
+        state.refresh_now();
+        state.step(Input::LinkUp { to, cores: peer.cores });
+        self.turn.raise();
+        serial
+    }
+
+    /// Ends the link to `to` and tells the engine, if it was up; see
+    /// [`Peers::take_down`](crate::peers::Peers::take_down). Returns whether it was.
+    pub fn link_down(&self, to: Address, serial: Option<u64>) -> bool {
+        let was_up = self.state.borrow_mut().link_down(to, serial);
+        if was_up {
+            self.turn.raise();
+        }
+        was_up
+    }
+
+    /// Notes which life of a node spoke. Links that led to an earlier one are down from here on.
+    ///
+    /// # Errors
+    /// If this life was replaced by a later one before.
+    pub fn note_life(&self, node: NodeId, incarnation: u64) -> Result<(), Outlived> {
+        let outlived = self.state.borrow_mut().peers.note_life(node, incarnation)?;
+        for to in outlived {
+            tracing::info!(peer = %to, "the peer has restarted");
+            self.link_down(to, None);
+        }
+        Ok(())
+    }
+
+    /// Notes how many cores a node has, and starts to keep links to those that are new.
+    pub fn core_count_learned(self: &Rc<Self>, node: NodeId, cores: u16) {
+        for to in self.state.borrow_mut().note_cores(node, cores) {
+            spawn(keep_link(self.clone(), to));
+        }
+    }
+
+    /// Logs why a peer was refused, once for each reason.
+    pub fn complain_about(&self, from: Address, reason: &str) {
+        let mut complaints = self.complaints.borrow_mut();
+        // Strangers can claim any address: what they make us remember is bounded.
+        if complaints.len() >= 1_024 {
+            complaints.clear();
+        }
+        let last = complaints.entry(from).or_default();
+        if last != reason {
+            tracing::warn!(peer = %from, reason, "refused a peer");
+            reason.clone_into(last);
+        }
+    }
+
+    fn read_client(&self, id: ConnectionId) -> Next {
+        let (next, turn_is_due) = self.state.borrow_mut().read_client(id);
+        if turn_is_due {
+            self.turn.raise();
+        }
+        next
+    }
+
+    fn poll_client_resumed(&self, id: ConnectionId, context: &mut Context<'_>) -> Poll<()> {
+        match self.state.borrow_mut().clients.get_mut(id) {
+            Some(client) => client.poll_resumed(context),
+            None => Poll::Ready(()),
+        }
+    }
+
+    fn flush_client_rest(&self, id: ConnectionId, has_room: bool) -> Flushed {
+        self.state.borrow_mut().flush_client_rest(id, has_room)
+    }
+
+    fn remove_client(&self, id: ConnectionId) {
+        self.state.borrow_mut().remove_client(id);
+    }
+
+    fn take_client(self: &Rc<Self>, socket: Socket, peer: Option<SocketAddr>, port: PortKind) {
+        let mut state = self.state.borrow_mut();
+        if !state.seats.take() {
+            state.counters.connections_refused += 1;
+            if let Ok(stream) = Stream::new(socket) {
+                let _ = stream.send(NO_ROOM);
+            }
+            return;
+        }
+        let unknown = SocketAddr::from((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        let local = socket.local_addr().ok().and_then(|address| address.as_socket());
+        let addresses = (peer.unwrap_or(unknown), local.unwrap_or(unknown));
+        let opened = Stream::new(socket).ok().and_then(|stream| {
+            let stream = Rc::new(stream);
+            Some((state.open_client(stream.clone(), port, addresses)?, stream))
+        });
+        match opened {
+            Some((id, stream)) => spawn(serve_client(self.clone(), id, stream)),
+            None => {
+                state.counters.connections_refused += 1;
+                state.seats.leave();
+            }
+        }
+    }
+
+    /// Sets the timer to the deadline that the last turn left.
+    fn set_deadline(&self, at: u64) {
+        if at < self.deadline.replace(at) {
+            self.deadline_moved.raise();
+        }
+    }
+
+    /// Ends all connections: what is under way is answered, within [`STOP_DEADLINE`].
+    async fn stop(&self) {
+        self.stopping.set(true);
+        self.stop_accepting();
+        for (_, client) in self.state.borrow_mut().clients.iter_mut() {
+            client.end_input();
+        }
+        self.turn.raise();
+        let mut polls = STOP_DEADLINE.as_millis() / STOP_POLL.as_millis();
+        while self.state.borrow().clients.len() > 0 && polls > 0 {
+            polls -= 1;
+            sleep(STOP_POLL).await;
+        }
+        let left = self.state.borrow().clients.len();
+        if left > 0 {
+            tracing::warn!(left, "connections were closed with requests under way");
+        }
+        self.state.borrow_mut().peers.stop();
+    }
+
+    fn stop_accepting(&self) {
+        for listener in self.listeners.borrow_mut().drain(..) {
+            listener.stop();
+        }
+    }
+}
+
+impl State {
+    /// See [`Shared::link_down`].
+    fn link_down(&mut self, to: Address, serial: Option<u64>) -> bool {
+        let was_up = self.peers.take_down(to, serial);
+        if was_up {
+            self.refresh_now();
+            self.step(Input::LinkDown { to });
+        }
+        was_up
+    }
+}
+
+fn accept_clients(shared: &Rc<Shared>, port: AcceptHandle, name: &'static str, kind: PortKind) {
+    let shared = shared.clone();
+    spawn(port.run(name, move |socket, peer| shared.take_client(socket, peer, kind)));
+}
+
+async fn run_turns(shared: Rc<Shared>) {
+    let mut follow_ups = FollowUps::default();
+    loop {
+        shared.turn.wait().await;
+        {
+            let mut state = shared.state.borrow_mut();
+            state.turn(&mut follow_ups);
+            shared.set_deadline(state.next_turn().0);
+        }
+        for (id, stream) in follow_ups.blocked_clients.drain(..) {
+            spawn(write_on(shared.clone(), id, stream));
+        }
+        for pending in follow_ups.pending_links.drain(..) {
+            spawn(attend(shared.clone(), pending));
+        }
+        if std::mem::take(&mut follow_ups.again) {
+            shared.turn.raise();
+        }
+    }
+}
+
+/// Raises the turn when the engine wants it, and looks after what needs it once a second.
+async fn keep_time(shared: Rc<Shared>) {
+    let mut look_after_at = clock::now().monotonic.0 + LOOK_AFTER_INTERVAL;
+    let mut last_totals = NodeTotals::default();
+    let mut alarm = Alarm::new(Duration::ZERO);
+    loop {
+        let now = clock::now().monotonic.0;
+        if now >= look_after_at {
+            let mut state = shared.state.borrow_mut();
+            state.refresh_now();
+            state.look_after(&mut last_totals);
+            look_after_at = now + LOOK_AFTER_INTERVAL;
+        }
+        if now >= shared.deadline.get() {
+            // The turn sets the next one.
+            shared.deadline.set(u64::MAX);
+            shared.turn.raise();
+        }
+        let due = shared.deadline.get().min(look_after_at);
+        alarm.set(Duration::from_nanos(due.saturating_sub(now)));
+        std::future::poll_fn(|context| {
+            if shared.deadline_moved.poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            alarm.poll(context)
+        })
+        .await;
+    }
+}
+
+async fn receive_from_sibling(
+    shared: Rc<Shared>,
+    from: Address,
+    receiver: flume::Receiver<Vec<u8>>,
+) {
+    while let Ok(frame) = receiver.recv_async().await {
+        {
+            let mut state = shared.state.borrow_mut();
+            state.refresh_now();
+            for frame in std::iter::once(frame).chain(receiver.drain()) {
+                state.step(Input::Frame { from, bytes: &frame });
+                state.outputs.recycle(frame);
+            }
+        }
+        shared.turn.raise();
+        yield_now().await;
+    }
+}
+
+async fn serve_control(shared: Rc<Shared>, requests: flume::Receiver<ControlRequest>) {
+    while let Ok(request) = requests.recv_async().await {
+        match request {
+            ControlRequest::Status(answer) => {
+                let report = shared.state.borrow_mut().report();
+                let _ = answer.try_send(report);
+            }
+            ControlRequest::Admin(command, answer) => {
+                shared.state.borrow_mut().administer(command);
+                shared.turn.raise();
+                let _ = answer.try_send(());
+            }
+            ControlRequest::Drain(answer) => {
+                shared.stop_accepting();
+                let mut state = shared.state.borrow_mut();
+                state.drained.push(answer);
+                state.administer(AdminCommand::Drain);
+                shared.turn.raise();
+            }
+            ControlRequest::Stop => {
+                shared.stop_asked.raise();
+                return;
+            }
+        }
+    }
+    // Without a control thread nobody could stop this core later.
+    shared.stop_asked.raise();
+}

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -44,9 +44,9 @@ impl AcceptHandle {
         let _ = self.socket.get().shutdown(Shutdown::Both);
     }
 
-    /// Accepts until [`stop`](Self::stop) and hands every socket to `take`. `name` stands in the
-    /// log for the kind of port.
-    pub async fn run(self, name: &'static str, mut take: impl FnMut(Socket)) {
+    /// Accepts until [`stop`](Self::stop) and hands every socket with its peer's address to `take`. `name` stands
+    /// in the log for the kind of port.
+    pub async fn run(self, name: &'static str, mut take: impl FnMut(Socket, Option<SocketAddr>)) {
         let mut backing_off = false;
         while !self.stopped.get() {
             match self.accept_waiting(&mut take) {
@@ -75,10 +75,13 @@ impl AcceptHandle {
         }
     }
 
-    fn accept_waiting(&self, take: &mut impl FnMut(Socket)) -> io::Result<Waiting> {
+    fn accept_waiting(
+        &self,
+        take: &mut impl FnMut(Socket, Option<SocketAddr>),
+    ) -> io::Result<Waiting> {
         for _ in 0..ACCEPTS_PER_WAKE {
             match self.socket.get().accept() {
-                Ok((socket, _)) => take(socket),
+                Ok((socket, address)) => take(socket, address.as_socket()),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(Waiting::None),
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}

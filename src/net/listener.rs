@@ -33,8 +33,7 @@ impl Listener {
     /// # Errors
     /// If the address is in use or not this machine's.
     pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<Self> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Without it a restart fails for a minute on the closed connections of the last life.
         socket.set_reuse_address(true)?;
         if sharing == Sharing::BetweenCores {

@@ -8,6 +8,7 @@
 //! Nothing here knows what the bytes mean.
 
 pub mod accept;
+pub mod input;
 pub mod listener;
 pub mod runtime;
 pub mod stream;

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::io::PollableFd;
 use glommio::timer::Timer;
@@ -92,9 +92,15 @@ where
     Ok(ExecutorThread(handle))
 }
 
-/// Starts a task of this executor, which runs until it ends by itself.
+/// Starts a task of this executor, which runs until it ends by itself. It first runs once the
+/// caller has returned to the executor, so that the caller may hold borrows.
+///
+/// # Panics
+/// Outside of an executor.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(future).detach();
+    let queue = glommio::executor().current_task_queue();
+    let task = glommio::spawn_local_into(future, queue);
+    task.expect("the queue that a task runs in exists").detach();
 }
 
 /// Waits for so long.
@@ -119,34 +125,50 @@ pub async fn yield_now() {
 /// Waits for `future`, but not longer than `span`; `None` if that has passed.
 pub async fn with_deadline<F: Future>(span: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let mut timer = pin!(Timer::new(span));
+    let mut alarm = Alarm::new(span);
     std::future::poll_fn(|context| {
         if let Poll::Ready(output) = future.as_mut().poll(context) {
             return Poll::Ready(Some(output));
         }
-        timer.as_mut().poll(context).map(|_| None)
+        alarm.poll(context).map(|()| None)
     })
     .await
 }
 
-/// One timer that is set again and again, without an allocation each time.
+/// One timer of one task, which can be set again and again.
+///
+/// The executor's timer registers anew each time it is polled, so this one polls it once per
+/// setting and compares the time itself when its task was woken by something else.
 #[derive(Debug)]
-pub struct Alarm(Timer);
+pub struct Alarm {
+    timer: Timer,
+    due: Instant,
+    registered: bool,
+}
 
 impl Alarm {
     /// An alarm that rings after `span`.
     pub fn new(span: Duration) -> Self {
-        Alarm(Timer::new(span))
+        Alarm { timer: Timer::new(span), due: Instant::now() + span, registered: false }
     }
 
     /// Sets it to ring `span` from now.
     pub fn set(&mut self, span: Duration) {
-        self.0.reset(span);
+        self.timer.reset(span);
+        self.due = Instant::now() + span;
+        self.registered = false;
     }
 
-    /// Ready once it rings.
+    /// Ready once it rings, and until it is set again.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(context).map(|_| ())
+        if Instant::now() >= self.due {
+            return Poll::Ready(());
+        }
+        if self.registered {
+            return Poll::Pending;
+        }
+        self.registered = true;
+        Pin::new(&mut self.timer).poll(context).map(|_| ())
     }
 }
 

@@ -96,8 +96,7 @@ impl Stream {
     /// # Errors
     /// If the connection is refused or cannot be made in time.
     pub async fn connect(address: SocketAddr, deadline: Duration) -> io::Result<Self> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&SockAddr::from(address)) {

@@ -1,0 +1,155 @@
+//! The turn: what all connections have gathered goes to the engine at once, and what follows from
+//! it goes out at once.
+//!
+//! Frames leave before replies, since other nodes wait for them with the same requests in hand.
+//! The log of this version lives in memory: an append is complete as soon as it is asked for, and
+//! the engine gets the end of its turn again, until it asks for none.
+
+use std::rc::Rc;
+
+use shards::contract::{DiskOperation, Event, Input, OutFrame};
+use shards::ids::Nanos;
+
+use super::state::State;
+use super::table::ConnectionId;
+use crate::net::stream::Stream;
+use crate::peers::{Pending, Sent};
+
+/// How often the engine may ask for the disk within one turn. One that asks for ever would keep
+/// the clients waiting for ever; it goes on in the next turn.
+const DISK_ROUNDS_MAX: usize = 16;
+/// How soon frames that found a sibling's queue full are tried again.
+const CONGESTION_RETRY: u64 = 1_000_000;
+/// How soon a turn follows that the engine asks for at once.
+const TURN_INTERVAL_MIN: u64 = 1_000_000;
+
+/// What is left to do after a turn: for tasks, as it involves waiting.
+#[derive(Debug, Default)]
+pub struct FollowUps {
+    /// Clients whose sockets have no room.
+    pub blocked_clients: Vec<(ConnectionId, Rc<Stream>)>,
+    /// Links whose sockets have no room or no connection.
+    pub pending_links: Vec<Pending>,
+    /// Whether another turn is due at once.
+    pub again: bool,
+}
+
+impl State {
+    /// One turn. What is left to do is added to `follow_ups`.
+    pub fn turn(&mut self, follow_ups: &mut FollowUps) {
+        self.refresh_now();
+        let began = self.now.monotonic.0;
+        let asked_for = self.outputs.next_deadline.0;
+        if asked_for != 0 && began > asked_for {
+            let lateness = &mut self.counters.lateness_ns_max;
+            *lateness = (*lateness).max(began - asked_for);
+        }
+        if !self.batch.is_empty() {
+            self.count_destinations();
+            self.engine.step(self.now, Input::Requests(&self.batch), &mut self.outputs);
+            self.batch.clear();
+        }
+        self.end_turn(follow_ups);
+        self.send_frames(follow_ups);
+        self.take_events();
+        self.deliver_replies();
+        self.flush_dirty(&mut follow_ups.blocked_clients);
+        self.resume_congested();
+        if !self.drained.is_empty() && !self.leads_anything() {
+            for answer in self.drained.drain(..) {
+                // Whoever asked may have given up.
+                let _ = answer.try_send(());
+            }
+        }
+        self.refresh_now();
+        let spent = self.now.monotonic.0 - began;
+        self.counters.turns += 1;
+        self.counters.turn_ns += spent;
+        self.counters.turn_ns_max = self.counters.turn_ns_max.max(spent);
+    }
+
+    /// When the next turn is due without input.
+    pub fn next_turn(&self) -> Nanos {
+        let now = self.now.monotonic.0;
+        let asked_for = match self.outputs.next_deadline.0 {
+            0 => u64::MAX,
+            at => at.max(now + TURN_INTERVAL_MIN),
+        };
+        let retry = if self.mesh.is_congested() { now + CONGESTION_RETRY } else { u64::MAX };
+        Nanos(asked_for.min(retry))
+    }
+
+    fn end_turn(&mut self, follow_ups: &mut FollowUps) {
+        for _ in 0..DISK_ROUNDS_MAX {
+            self.step(Input::EndOfTurn);
+            if self.outputs.disk.is_empty() {
+                return;
+            }
+            let mut operations = std::mem::take(&mut self.outputs.disk);
+            for DiskOperation::Append { id, .. } in operations.drain(..) {
+                self.step(Input::Disk { id, result: Ok(()) });
+            }
+            // The engine may have asked for more while it was told; the vector is used again.
+            operations.append(&mut self.outputs.disk);
+            self.outputs.disk = operations;
+        }
+        follow_ups.again = true;
+    }
+
+    fn send_frames(&mut self, follow_ups: &mut FollowUps) {
+        self.mesh.send_kept();
+        let mut frames = std::mem::take(&mut self.outputs.frames);
+        for frame in frames.drain(..) {
+            if frame.to.node == self.here.node {
+                self.mesh.send(frame.to.core, frame.bytes);
+            } else {
+                self.send_to_peer(frame, follow_ups);
+            }
+        }
+        frames.append(&mut self.outputs.frames);
+        self.outputs.frames = frames;
+    }
+
+    fn send_to_peer(&mut self, frame: OutFrame, follow_ups: &mut FollowUps) {
+        let to = frame.to;
+        match self.peers.send(frame) {
+            Sent::Accepted(bytes, pending) => {
+                self.counters.peer_frames_out += 1;
+                self.counters.peer_bytes_out += bytes.len() as u64;
+                self.outputs.recycle(bytes);
+                follow_ups.pending_links.extend(pending);
+            }
+            Sent::Dropped => self.counters.peer_frames_dropped += 1,
+            Sent::Broken(reason) => {
+                self.counters.peer_frames_dropped += 1;
+                tracing::warn!(peer = %to, reason, "the link to the peer was given up");
+                self.link_down(to, None);
+                follow_ups.again = true;
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        for event in self.outputs.events.drain(..) {
+            match event {
+                Event::LeaderChanged(shard, view) => {
+                    self.cluster.set_leader(shard, view);
+                    tracing::debug!(%shard, term = %view.term, leader = ?view.leader, "leader");
+                }
+                Event::BecameLeader(shard, term) => tracing::info!(%shard, %term, "leads"),
+                Event::LostLeadership(shard, term) => {
+                    tracing::info!(%shard, %term, "leads no longer");
+                }
+                Event::Formed(shard) => tracing::info!(%shard, "formed"),
+                Event::Joining(shard) => tracing::info!(%shard, "asks to be taken in"),
+                Event::Promoted(shard) => tracing::info!(%shard, "has become a voter"),
+                Event::SnapshotRestored(shard, index) => {
+                    tracing::info!(%shard, %index, "restored from a snapshot");
+                }
+                Event::ReplicaStopped(shard, reason) => {
+                    tracing::error!(%shard, reason, "the replica stopped for good");
+                }
+            }
+        }
+    }
+}
