@@ -3,16 +3,30 @@
 //! This crate is the only code that knows sockets, files, clocks and threads. The engine is the
 //! crate `shards`, the bytes on the wire are the crate `proto`.
 
+mod cli;
+#[allow(dead_code)]
+mod cluster_map;
+#[allow(dead_code)]
+mod commands;
 mod config;
 mod control;
 mod core_loop;
+mod logging;
 mod mesh;
 mod net;
+mod node;
+mod peers;
+#[allow(dead_code)]
+mod session;
 mod startup;
+
+use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    cli::run(node::run)
+}
