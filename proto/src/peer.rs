@@ -6,7 +6,8 @@
 //! from racing for a shared one, and lets a lane be slow without holding up the other.
 //!
 //! ```text
-//! greeting  magic "CRCL", version (2 bytes), kind (2), length (4), CRC32C of the message (4), message
+//! greeting  magic "CRCL", version (2 bytes), kind (2), length (4), CRC32C of the message (4),
+//!           message
 //! frame     length (4), CRC32C of the payload (4), payload
 //! ```
 //!

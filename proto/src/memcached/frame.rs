@@ -4,7 +4,7 @@
 //! ```text
 //! byte  0      magic: 0x80 request, 0x81 response, 0x08 and 0x18 the same with frame extras
 //!       1      opcode
-//!       2..4   key length; after magic 0x08 and 0x18: frame extras length, key length (1 byte each)
+//!       2..4   key length; after magic 0x08 and 0x18: frame extras length, then key length
 //!       4      extras length
 //!       5      data type
 //!       6..8   request: vbucket; response: status
