@@ -9,12 +9,15 @@
 //! left to the engine, where the request waits for the next one.
 
 pub mod binary;
+mod cluster;
 
 mod connection;
+mod describe;
 pub mod errors;
 mod keys;
 pub mod render;
-
+mod server;
+mod server_info;
 mod strings;
 pub mod table;
 

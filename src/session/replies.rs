@@ -165,8 +165,15 @@ struct Slot {
     total: u64,
 }
 
-/// Counters of unanswered writes; shards share one if their ids are equal modulo this.
-const WRITE_COUNTERS: usize = 32;
+/// Counters of unanswered requests; shards share one if their ids are equal modulo this.
+const SHARD_COUNTERS: usize = 32;
+
+/// Requests to a shard that are at the engine.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unanswered {
+    reads: u32,
+    writes: u32,
+}
 
 /// See the module's description.
 #[derive(Debug, Default)]
@@ -184,7 +191,7 @@ pub struct ReplyQueue {
     held: Stash,
     output: Vec<u8>,
     sent: usize,
-    writes: [u32; WRITE_COUNTERS],
+    unanswered: [Unanswered; SHARD_COUNTERS],
     overflowed: bool,
 }
 
@@ -448,21 +455,24 @@ impl ReplyQueue {
         command: &Command<'_>,
         requests: &mut RequestBatch,
     ) {
-        let writes = &mut self.writes[usize::from(shard.0) % WRITE_COUNTERS];
-        let after_writes = *writes > 0;
-        if !command.operation.is_read() {
-            *writes += 1;
-        }
+        // Neither may a read overtake a write of this connection, nor a write a read.
+        let unanswered = &mut self.unanswered[usize::from(shard.0) % SHARD_COUNTERS];
+        let ordered = if command.operation.is_read() {
+            unanswered.reads += 1;
+            unanswered.writes > 0
+        } else {
+            unanswered.writes += 1;
+            unanswered.reads > 0
+        };
         self.outstanding += 1;
-        requests.push(shard, token, after_writes, command);
+        requests.push(shard, token, ordered, command);
     }
 
     fn settle(&mut self, shard: ShardId, is_write: bool) {
         self.outstanding = self.outstanding.saturating_sub(1);
-        if is_write {
-            let writes = &mut self.writes[usize::from(shard.0) % WRITE_COUNTERS];
-            *writes = writes.saturating_sub(1);
-        }
+        let unanswered = &mut self.unanswered[usize::from(shard.0) % SHARD_COUNTERS];
+        let count = if is_write { &mut unanswered.writes } else { &mut unanswered.reads };
+        *count = count.saturating_sub(1);
     }
 
     fn next_sequence(&self) -> u32 {
