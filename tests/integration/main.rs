@@ -1,0 +1,12 @@
+//! The binary through its sockets: clusters of real processes on loopback addresses.
+//!
+//! One cluster at a time, since the machines are small and locked memory is limited per user;
+//! every cluster has a loopback network of its own, so that nothing collides with what else runs.
+//! Waiting is for conditions with a deadline. No product code is used here, only the binary.
+
+mod cluster;
+mod failover;
+mod leadership;
+mod malformed;
+mod routing;
+mod wire;
