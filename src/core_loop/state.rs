@@ -219,8 +219,7 @@ impl State {
             client.break_off();
             return Flushed::Done;
         }
-        let flushed =
-            client.flush_rest(&mut self.buffers, &mut self.counters.client_bytes_out);
+        let flushed = client.flush_rest(&mut self.buffers, &mut self.counters.client_bytes_out);
         client.resume_if_due();
         flushed
     }
@@ -301,7 +300,8 @@ impl State {
     /// Whether any replica of this core leads its shard.
     pub fn leads_anything(&self) -> bool {
         let leads = |view: &LeaderView| view.leader == Some(self.here.node);
-        let mut led = self.engine.leaders().iter().zip(self.shards()).filter(|(view, _)| leads(view));
+        let mut led =
+            self.engine.leaders().iter().zip(self.shards()).filter(|(view, _)| leads(view));
         led.any(|(_, shard)| {
             self.engine.status(shard).is_some_and(|status| status.role == Role::Leader)
         })

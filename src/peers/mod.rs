@@ -265,11 +265,7 @@ impl Peers {
     ///
     /// # Errors
     /// If this life was replaced by a later one before.
-    pub fn note_life(
-        &mut self,
-        node: NodeId,
-        incarnation: u64,
-    ) -> Result<Vec<Address>, Outlived> {
+    pub fn note_life(&mut self, node: NodeId, incarnation: u64) -> Result<Vec<Address>, Outlived> {
         if !self.lives.entry(node).or_default().note(incarnation)? {
             return Ok(Vec::new());
         }
@@ -289,7 +285,13 @@ impl Peers {
 
     /// Takes a connection in that a peer opened, in place of the one it opened before. Returns its
     /// serial number.
-    pub fn admit(&mut self, from: Address, lane: Lane, incarnation: u64, stream: Rc<Stream>) -> u64 {
+    pub fn admit(
+        &mut self,
+        from: Address,
+        lane: Lane,
+        incarnation: u64,
+        stream: Rc<Stream>,
+    ) -> u64 {
         self.serials += 1;
         let opened = Opened { serial: self.serials, incarnation, stream };
         if let Some(earlier) = self.opened.insert((from, lane), opened) {
