@@ -51,6 +51,7 @@ pub fn wire_text(status: Status, wire: memcached::Status) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::errors;
     use shards::reply::Class;
 
     #[test]
@@ -80,5 +81,51 @@ mod tests {
         let not_stored = wire_status(Status::NotFound, Context::Extend);
         assert_eq!(not_stored, memcached::Status::NOT_STORED);
         assert_eq!(wire_status(Status::NotFound, Context::Other), memcached::Status::NOT_FOUND);
+    }
+
+    /// The rows of docs/protocol.md that start with `cell`.
+    fn documented(cell: &str) -> Vec<&'static str> {
+        let page = include_str!("../../../docs/protocol.md");
+        page.lines().filter(|line| line.starts_with(&format!("| `{cell}` |"))).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_outcome_with_its_class_and_codes() {
+        for &status in Status::ALL {
+            let rows = documented(&format!("{status:?}"));
+            let [row] = rows[..] else { panic!("{} rows for {status:?}", rows.len()) };
+            let class = match status.class() {
+                Class::Done => "| done |",
+                Class::NotDone => "| not done |",
+                Class::Unknown => "| unknown |",
+            };
+            assert!(row.contains(class), "{row}");
+            for context in [Context::Extend, Context::Other] {
+                let code = format!("`0x{:02x}`", wire_status(status, context).0);
+                assert!(row.contains(&code), "{row} lacks {code}");
+            }
+            let resp = errors::of_status(status).split(' ').next().unwrap_or_default();
+            let is_error = status.class() != Class::Done;
+            assert!(!is_error || row.contains(&format!("`{resp}`")), "{row} lacks {resp}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_every_status_that_can_be_sent_with_its_class() {
+        use memcached::Status as Wire;
+        let outcomes = Status::ALL.iter().flat_map(|&status| {
+            [Context::Extend, Context::Other].map(|context| wire_status(status, context))
+        });
+        let refusals = [Wire::NOT_MY_VBUCKET, Wire::UNKNOWN_COMMAND, Wire::UNKNOWN_FRAME_EXTRA];
+        for wire in outcomes.chain(refusals) {
+            let rows = documented(&format!("0x{:02x}", wire.0));
+            let [row] = rows[..] else { panic!("{} rows for {wire:?}", rows.len()) };
+            let class = match wire.class() {
+                memcached::Class::Done => "| done |",
+                memcached::Class::NotDone => "| not done |",
+                memcached::Class::Unknown => "| unknown |",
+            };
+            assert!(row.contains(class), "{row}");
+        }
     }
 }
