@@ -10,14 +10,14 @@ mod digest;
 mod shards;
 mod table;
 
-use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
+use clap::{ArgMatches, Args as _, Command};
 
 use crate::config::{Machine, NodeConfig, add_flags, cpus};
 use crate::logging;
+use crate::node::NodeError;
 
 /// What was asked for failed.
 const FAILED: u8 = 1;
@@ -63,9 +63,8 @@ fn command() -> Command {
         .subcommand(Command::new("version").about("Prints the version"))
 }
 
-/// Runs the command line of this process. `serve` runs a node until it was told to stop; its
-/// error is one of the start.
-pub fn run<E: Display>(serve: impl FnOnce(NodeConfig) -> Result<(), E>) -> ExitCode {
+/// Runs the command line of this process. `serve` runs a node until it was told to stop.
+pub fn run(serve: impl FnOnce(NodeConfig) -> Result<(), NodeError>) -> ExitCode {
     let matches = command().get_matches();
     match dispatch(&matches, serve) {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,19 +81,23 @@ pub fn run<E: Display>(serve: impl FnOnce(NodeConfig) -> Result<(), E>) -> ExitC
     }
 }
 
-fn dispatch<E: Display>(
+fn dispatch(
     matches: &ArgMatches,
-    serve: impl FnOnce(NodeConfig) -> Result<(), E>,
+    serve: impl FnOnce(NodeConfig) -> Result<(), NodeError>,
 ) -> Result<(), CommandError> {
     match matches.subcommand() {
         Some(("serve", matches)) => {
-            let not_begun = |error: &dyn Display| CommandError::NotBegun(error.to_string());
             let environment = std::env::vars_os().map(|(key, value)| (lossy(&key), lossy(&value)));
             let machine = Machine { cpus: cpus::available() };
             let config = NodeConfig::load(matches, environment, &machine)
-                .map_err(|error| not_begun(&error))?;
+                .map_err(|error| CommandError::NotBegun(error.to_string()))?;
             logging::init(&config.log, config.log_format);
-            serve(config).map_err(|error| not_begun(&error))
+            serve(config).map_err(|error| match error {
+                NodeError::Core { .. } => CommandError::Failed(error.to_string()),
+                NodeError::Startup(_) | NodeError::Control(_) => {
+                    CommandError::NotBegun(error.to_string())
+                }
+            })
         }
         Some(("demo", matches)) => demo::run(&options(matches)?),
         Some(("shards", matches)) => shards::run(options(matches)?),

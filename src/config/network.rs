@@ -26,11 +26,6 @@ impl NodeConfig {
         Some(SocketAddr::new(self.host(node)?, self.core_port_base.checked_add(core.0)?))
     }
 
-    /// Where one core of `node` takes links from its peers.
-    pub fn peer_address(&self, node: NodeId, core: CoreIndex) -> Option<SocketAddr> {
-        Some(SocketAddr::new(self.host(node)?, self.peer_port_base.checked_add(core.0)?))
-    }
-
     /// Where the control thread of `node` serves HTTP.
     pub fn http_address(&self, node: NodeId) -> Option<SocketAddr> {
         Some(SocketAddr::new(self.host(node)?, self.http_port))

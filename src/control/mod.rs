@@ -67,7 +67,8 @@ fn remedy(error: &io::Error) -> &'static str {
 pub enum Signals {
     /// SIGTERM and SIGINT, as of a server. One per process.
     Handle,
-    /// Only [`ControlHandle::stop`], as in tests.
+    /// Only [`ControlHandle::stop`]: for nodes that run within a test's process.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests run nodes in their process"))]
     Ignore,
 }
 
@@ -107,6 +108,7 @@ enum Order {
 
 impl ControlHandle {
     /// Drains the node and tells its cores to stop, as the first SIGTERM does. Returns at once.
+    #[cfg_attr(not(test), expect(dead_code, reason = "elsewhere signals say so"))]
     pub fn stop(&self) {
         // A full channel holds an order already, and a closed one belongs to a thread that ended.
         let _ = self.order.try_send(Order::Stop);
