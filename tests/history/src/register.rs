@@ -1,0 +1,284 @@
+//! The model of one key of a cache: GET, SET with its conditions, DEL, GETDEL, INCR, APPEND.
+//!
+//! Three kinds of key, told apart by what may make a value vanish:
+//! - *strict*: nothing but commands. A miss after a write is then a violation.
+//! - *expiring*: a value set with a time to live may be gone once that time has passed since its
+//!   call, and not before. That it must be gone some time later is not this model's business.
+//! - *lossy*: eviction may take any value at any time.
+//!
+//! A loss is folded into the first operation that notices it, so that the search does not branch.
+//! What was seen absent stays absent until somebody writes: a value that returns is a violation in
+//! all three kinds. Versions are CAS tokens; the version of a write nobody got an answer to is
+//! learnt from the first operation that shows it.
+
+use std::rc::Rc;
+
+use crate::{Model, Operation, Outcome};
+
+/// A value.
+pub type Value = Rc<[u8]>;
+
+/// When a [`Input::Set`] stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Always.
+    Always,
+    /// Only if the key is absent.
+    IfAbsent,
+    /// Only if the key is there.
+    IfPresent,
+    /// Only if it has this version.
+    IfVersion(u64),
+}
+
+/// What is asked of the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Its value and version.
+    Get,
+    /// To hold a value.
+    Set {
+        /// The value.
+        value: Value,
+        /// When to store it.
+        condition: Condition,
+        /// Time to live, in the unit of the history's clock.
+        lives: Option<u64>,
+        /// Whether the answer carries the value from before.
+        return_old: bool,
+    },
+    /// To add to the number it holds; an absent key counts as zero.
+    Increment(i64),
+    /// To add bytes to its end; an absent key counts as empty.
+    Append(Value),
+    /// To be absent.
+    Delete {
+        /// Whether the answer carries the value from before.
+        return_old: bool,
+    },
+}
+
+impl Input {
+    /// Whether it changes nothing. Reads with an unknown outcome say nothing and should be left
+    /// out of a history.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Input::Get)
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It did what was asked.
+    Ok,
+    /// The key was absent.
+    NotFound,
+    /// The key was there, and should not have been.
+    Exists,
+    /// The key had another version.
+    ConditionFailed,
+    /// The value was not a number.
+    NotANumber,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub status: Status,
+    /// The version of the key after it; zero where there is none.
+    pub version: u64,
+    /// The value, where one was asked for.
+    pub value: Option<Value>,
+    /// The sum after an increment, the length after an append.
+    pub number: u64,
+}
+
+/// What the key holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Nothing.
+    Absent,
+    /// A value.
+    Present {
+        /// The value.
+        value: Value,
+        /// Its version; zero while nobody has seen it.
+        version: u64,
+        /// The earliest time at which it may vanish by itself; the end of time for never.
+        vanishes_from: u64,
+    },
+}
+
+/// Whether eviction may take values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// It may not.
+    Impossible,
+    /// It may, at any time.
+    Possible,
+}
+
+/// The model of one key, absent at first.
+#[derive(Clone, Copy, Debug)]
+pub struct Register {
+    /// Whether eviction may take its value.
+    pub eviction: Eviction,
+}
+
+impl Register {
+    fn may_vanish(&self, state: &State, operation: &Operation<Input, Output>) -> bool {
+        match state {
+            State::Absent => false,
+            State::Present { vanishes_from, .. } => {
+                self.eviction == Eviction::Possible || *vanishes_from <= operation.returned()
+            }
+        }
+    }
+}
+
+impl Model for Register {
+    type State = State;
+    type Input = Input;
+    type Output = Output;
+
+    fn initial(&self) -> State {
+        State::Absent
+    }
+
+    fn step(&self, state: &State, operation: &Operation<Input, Output>, next: &mut Vec<State>) {
+        let vanished = self.may_vanish(state, operation).then_some(State::Absent);
+        for state in std::iter::once(state).chain(&vanished) {
+            let after = match &operation.outcome {
+                Outcome::Returned { output, .. } => explain(state, operation, output),
+                Outcome::Unknown => effect(state, operation),
+            };
+            next.extend(after.filter(|after| !next.contains(after)));
+        }
+    }
+}
+
+/// The state after an operation whose answer nobody got, if it has an effect at all. Without one
+/// it need not be placed in the order.
+fn effect(state: &State, operation: &Operation<Input, Output>) -> Option<State> {
+    let (value, vanishes_from) = match state {
+        State::Absent => (None, u64::MAX),
+        State::Present { value, vanishes_from, .. } => (Some(value), *vanishes_from),
+    };
+    match &operation.input {
+        Input::Get => Some(state.clone()),
+        Input::Set { value: new, condition, lives, .. } => {
+            let holds = match (condition, state) {
+                (Condition::Always, _)
+                | (Condition::IfAbsent, State::Absent)
+                | (Condition::IfPresent, State::Present { .. }) => true,
+                (Condition::IfVersion(wanted), State::Present { version, .. }) => {
+                    version == wanted || *version == 0
+                }
+                _ => false,
+            };
+            let vanishes_from = lives.map_or(u64::MAX, |lives| operation.called + lives);
+            holds.then(|| State::Present { value: new.clone(), version: 0, vanishes_from })
+        }
+        Input::Increment(delta) => {
+            let sum = value.map_or(Some(0), |value| number(value))?.checked_add(*delta)?;
+            let value = sum.to_string().into_bytes().into();
+            Some(State::Present { value, version: 0, vanishes_from })
+        }
+        Input::Append(tail) => {
+            let head = value.map_or(&[][..], |value| value);
+            let value = [head, tail].concat().into();
+            Some(State::Present { value, version: 0, vanishes_from })
+        }
+        Input::Delete { .. } => value.map(|_| State::Absent),
+    }
+}
+
+/// The state after an operation that got this answer, if it can get it in `state`.
+fn explain(state: &State, operation: &Operation<Input, Output>, output: &Output) -> Option<State> {
+    let is_absent = *state == State::Absent;
+    let shows_old = match &operation.input {
+        Input::Set { return_old, .. } | Input::Delete { return_old } => *return_old,
+        Input::Get => true,
+        Input::Increment(_) | Input::Append(_) => false,
+    };
+    match (&operation.input, output.status) {
+        (Input::Get, Status::Ok) => observe(state, output.value.as_ref()?, output.version),
+        (
+            Input::Get
+            | Input::Delete { .. }
+            | Input::Set { condition: Condition::IfPresent | Condition::IfVersion(_), .. },
+            Status::NotFound,
+        ) => is_absent.then_some(State::Absent),
+        (Input::Set { condition: Condition::IfAbsent, .. }, Status::Exists) => {
+            refused(state, output, shows_old)
+        }
+        (Input::Set { condition: Condition::IfVersion(wanted), .. }, Status::ConditionFailed) => {
+            refused(state, output, shows_old).filter(|_| output.version != *wanted)
+        }
+        (Input::Increment(_), Status::NotANumber) => {
+            let State::Present { value, .. } = state else { return None };
+            number(value).is_none().then(|| state.clone())
+        }
+        (_, Status::Ok) => {
+            if shows_old && output.value.as_ref() != value_of(state) {
+                return None;
+            }
+            let after = effect(state, operation)?;
+            match &operation.input {
+                Input::Increment(_) => {
+                    let State::Present { value, .. } = &after else { return None };
+                    (number(value)? as u64 == output.number).then_some(())?;
+                }
+                Input::Append(_) => {
+                    let State::Present { value, .. } = &after else { return None };
+                    (value.len() as u64 == output.number).then_some(())?;
+                }
+                _ => {}
+            }
+            with_version(after, output.version)
+        }
+        _ => None,
+    }
+}
+
+fn value_of(state: &State) -> Option<&Value> {
+    match state {
+        State::Absent => None,
+        State::Present { value, .. } => Some(value),
+    }
+}
+
+/// `state`, if it holds `value` at `version`; the version may be new to it.
+fn observe(state: &State, value: &Value, version: u64) -> Option<State> {
+    match state {
+        State::Present { value: held, version: known, vanishes_from }
+            if held == value && (*known == 0 || *known == version) =>
+        {
+            Some(State::Present { value: held.clone(), version, vanishes_from: *vanishes_from })
+        }
+        _ => None,
+    }
+}
+
+/// A command that was refused shows the version that stood in its way, and the value if asked.
+fn refused(state: &State, output: &Output, shows_value: bool) -> Option<State> {
+    let held = value_of(state)?;
+    if shows_value && output.value.as_ref() != Some(held) {
+        return None;
+    }
+    observe(state, held, output.version)
+}
+
+fn with_version(state: State, seen: u64) -> Option<State> {
+    match state {
+        State::Absent => (seen == 0).then_some(State::Absent),
+        State::Present { value, vanishes_from, .. } => {
+            (seen != 0).then_some(State::Present { value, version: seen, vanishes_from })
+        }
+    }
+}
+
+fn number(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
