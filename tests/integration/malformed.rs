@@ -55,7 +55,7 @@ fn rows() -> Vec<(Vec<u8>, Expected)> {
     }
     rows.push((nested, ErrorAndClose("-ERR Protocol error: expected '$', got '*'")));
     rows.push((b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(), Close));
-    rows.push((b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\r\n".to_vec(), Close));
+    rows.push((b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\r\n".to_vec(), Reply("-ERR unknown command")));
     rows
 }
 

@@ -57,10 +57,6 @@ impl Resp {
         Ok(Resp { stream: BufReader::new(stream) })
     }
 
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        self.stream.get_ref().set_read_timeout(Some(timeout)).expect("a timeout can be set");
-    }
-
     pub fn encode(arguments: &[&[u8]]) -> Vec<u8> {
         let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
         for argument in arguments {
@@ -116,13 +112,6 @@ impl Resp {
             }
             _ => return Err(malformed()),
         })
-    }
-
-    /// Reads until the other end closes.
-    pub fn drain(&mut self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.stream.read_to_end(&mut bytes)?;
-        Ok(bytes)
     }
 }
 

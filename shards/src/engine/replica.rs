@@ -46,6 +46,8 @@ const LOG_BYTES_MAX: usize = 16 << 20;
 const CAUGHT_UP_ENTRIES: u64 = 256;
 /// Ticks for which the preferred leader must be caught up before it is handed the shard (2 s).
 const STABLE_TICKS: u32 = 40;
+/// A node that was not heard of for more ticks is handed no leadership.
+const SILENT_TICKS_MAX: u32 = 3;
 /// Ticks for which an operator's transfer keeps the preferred leader out (10 s).
 const TRANSFER_HOLD_TICKS: u32 = 200;
 /// Readies worked off in one turn before other shards get theirs.
@@ -130,6 +132,8 @@ pub struct Replica {
     was_voter: bool,
     stable_ticks: u32,
     hold_ticks: u32,
+    /// Ticks since each node of the shard was last heard of, by rank.
+    silent_ticks: Vec<u32>,
     operations: u64,
 }
 
@@ -235,6 +239,7 @@ impl Replica {
             was_voter: false,
             stable_ticks: 0,
             hold_ticks: 0,
+            silent_ticks: vec![0; replication],
             operations: 0,
         }
     }
@@ -328,6 +333,9 @@ impl Replica {
     pub fn receive(&mut self, from: NodeId, message: Message) -> bool {
         if self.stopped.is_some() || !self.is_fit(from, &message) {
             return false;
+        }
+        if let Some(rank) = self.rank_of(message.from) {
+            self.silent_ticks[rank] = 0;
         }
         // Errors say that a proposal was dropped or a peer is unknown: nothing waits on them.
         let _ = self.raw.step(message);
@@ -448,6 +456,9 @@ impl Replica {
         }
         self.expire(now.monotonic, courier);
         self.hold_ticks = self.hold_ticks.saturating_sub(1);
+        for ticks in &mut self.silent_ticks {
+            *ticks = ticks.saturating_add(1);
+        }
         if self.leads() {
             self.tick_membership();
             self.tick_preference(avoid, is_draining);
@@ -545,10 +556,14 @@ impl Replica {
         let last = self.raw.raft.raft_log.last_index();
         let conf = self.log.conf_state();
         conf.voters.iter().copied().find(|&id| {
+            // raft-rs' own mark of activity is cleared in every election timeout, and says little.
+            let is_heard = self
+                .rank_of(id)
+                .is_some_and(|rank| self.silent_ticks[rank] <= SILENT_TICKS_MAX);
             ReplicaId(id).node() == node
+                && is_heard
                 && self.raw.raft.prs().get(id).is_some_and(|progress| {
                     progress.state == ProgressState::Replicate
-                        && progress.recent_active
                         && progress.matched + CAUGHT_UP_ENTRIES >= last
                 })
         })
