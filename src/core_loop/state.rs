@@ -297,6 +297,11 @@ impl State {
         }
     }
 
+    /// Whether there is nobody that could take leaderships over.
+    pub fn is_alone(&self) -> bool {
+        self.cluster.layout().placement.replication() == 1
+    }
+
     /// Whether any replica of this core leads its shard.
     pub fn leads_anything(&self) -> bool {
         let leads = |view: &LeaderView| view.leader == Some(self.here.node);

@@ -55,7 +55,7 @@ impl State {
         self.deliver_replies();
         self.flush_dirty(&mut follow_ups.blocked_clients);
         self.resume_congested();
-        if !self.drained.is_empty() && !self.leads_anything() {
+        if !self.drained.is_empty() && (self.is_alone() || !self.leads_anything()) {
             for answer in self.drained.drain(..) {
                 // Whoever asked may have given up.
                 let _ = answer.try_send(());
@@ -129,18 +129,27 @@ impl State {
         }
     }
 
+    /// What concerns many shards at once, as after a start, is one line and not one each.
     fn take_events(&mut self) {
+        let (mut formed, mut led, mut lost) = (0, 0, 0);
         for event in self.outputs.events.drain(..) {
             match event {
                 Event::LeaderChanged(shard, view) => {
                     self.cluster.set_leader(shard, view);
                     tracing::debug!(%shard, term = %view.term, leader = ?view.leader, "leader");
                 }
-                Event::BecameLeader(shard, term) => tracing::info!(%shard, %term, "leads"),
-                Event::LostLeadership(shard, term) => {
-                    tracing::info!(%shard, %term, "leads no longer");
+                Event::BecameLeader(shard, term) => {
+                    led += 1;
+                    tracing::debug!(%shard, %term, "leads");
                 }
-                Event::Formed(shard) => tracing::info!(%shard, "formed"),
+                Event::LostLeadership(shard, term) => {
+                    lost += 1;
+                    tracing::debug!(%shard, %term, "leads no longer");
+                }
+                Event::Formed(shard) => {
+                    formed += 1;
+                    tracing::debug!(%shard, "formed");
+                }
                 Event::Joining(shard) => tracing::info!(%shard, "asks to be taken in"),
                 Event::Promoted(shard) => tracing::info!(%shard, "has become a voter"),
                 Event::SnapshotRestored(shard, index) => {
@@ -150,6 +159,10 @@ impl State {
                     tracing::error!(%shard, reason, "the replica stopped for good");
                 }
             }
+        }
+        if formed + led + lost > 0 {
+            let core = self.here.core;
+            tracing::info!(%core, formed, led, lost, "shards were formed, led or lost");
         }
     }
 }
