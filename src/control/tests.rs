@@ -43,6 +43,7 @@ struct Script {
     commands: Vec<(NodeId, CoreIndex, AdminCommand)>,
     drained: Vec<(NodeId, CoreIndex)>,
     stopped: Vec<(NodeId, CoreIndex)>,
+    stopped_before_all_were_drained: Vec<(NodeId, CoreIndex)>,
     operations: u64,
     silent: Option<(NodeId, CoreIndex)>,
 }
@@ -122,6 +123,9 @@ fn play_core(
                     let _ = done.try_send(());
                 }
                 ControlRequest::Stop => {
+                    if script.drained.len() < usize::from(CORES) {
+                        script.stopped_before_all_were_drained.push((config.node, core));
+                    }
                     script.stopped.push((config.node, core));
                     return;
                 }
@@ -367,8 +371,10 @@ fn a_stop_drains_every_core_before_it_stops_any() {
         assert!(Instant::now() < deadline, "{:?}", cluster.script);
         std::thread::yield_now();
     }
-    let script = locked(&cluster.script);
+    let mut script = locked(&cluster.script);
+    script.drained.sort_unstable();
     assert_eq!(script.drained, vec![(NodeId(1), CoreIndex(0)), (NodeId(1), CoreIndex(1))]);
+    assert!(script.stopped_before_all_were_drained.is_empty());
     assert!(script.stopped.iter().all(|(node, _)| *node == NodeId(1)));
 }
 
