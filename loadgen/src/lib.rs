@@ -1,1 +1,39 @@
-//! Under construction.
+//! Coracle's load generator: honest tail latency for binary and RESP servers.
+//!
+//! [`run`] takes [`Options`] and returns a [`Report`]; `coracle-loadgen` and `coracle demo` are
+//! both made of it. One thread drives many connections with an event loop of its own and shares
+//! nothing with the others while requests run.
+//!
+//! What its figures mean: in a closed loop latency counts from the send. In an open loop it
+//! counts from the time the request was due, so the wait that a slow server causes shows even
+//! where no request was under way. A request that fails has no latency; it is counted by what is
+//! known about it. The generator also measures itself and warns when it was the bottleneck.
+
+mod arrivals;
+pub mod cli;
+mod connection;
+mod cpu;
+pub mod hdr_log;
+mod keys;
+mod options;
+mod random;
+mod record;
+mod report;
+mod run;
+mod timer;
+mod units;
+mod values;
+mod worker;
+mod workload;
+
+pub use arrivals::Arrivals;
+pub use client::Address;
+pub use keys::{DEFAULT_THETA, Distribution, THETA_MAX};
+pub use options::{
+    CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
+    THREADS_MAX, TimeToLive,
+};
+pub use record::{Counts, Phase};
+pub use report::{Errors, Generator, Latency, Report, Second, SecondSummary, Setting};
+pub use run::{Error, run};
+pub use values::ValueSize;

@@ -1,0 +1,249 @@
+//! The command line: flags to options.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use client::Address;
+
+use crate::arrivals::Arrivals;
+use crate::keys::Distribution;
+use crate::options::{Mode, Options, Pacing, TimeToLive};
+use crate::units;
+use crate::values::ValueSize;
+
+/// Measures the latency and throughput of Coracle, Redis and memcached servers.
+///
+/// In a closed loop (the default) every connection keeps --pipeline requests in flight. With
+/// --rate the loop is open: requests start when they are due, whatever the server does, and their
+/// latency counts from then, so that a stalled server cannot hide the requests it delayed.
+///
+/// The exit code is 0 if the run took place, 1 if it could not, 2 for wrong flags. Requests that
+/// fail are part of the report.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "coracle-loadgen", version, max_term_width = 100)]
+pub struct Cli {
+    /// Servers; may be given several times. Connections are spread over them. With
+    /// --protocol resp-cluster they are asked for the map of the cluster.
+    #[arg(long, value_name = "HOST:PORT[,..]", required = true, value_delimiter = ',')]
+    pub addr: Vec<Address>,
+    /// What the servers speak.
+    #[arg(long, value_enum, default_value_t = ProtocolName::Resp)]
+    pub protocol: ProtocolName,
+    /// Open loop: requests per second over all connections (k and M are understood).
+    #[arg(long, value_name = "OPS", value_parser = units::rate)]
+    pub rate: Option<f64>,
+    /// How the starts of an open loop are spaced.
+    #[arg(long, value_enum, default_value_t = ArrivalsName::Constant)]
+    pub arrivals: ArrivalsName,
+    /// Connections, over all threads.
+    #[arg(long, short = 'c', value_name = "N", default_value_t = 50)]
+    pub connections: u32,
+    /// Threads.
+    #[arg(long, short = 't', value_name = "N", default_value_t = 1)]
+    pub threads: u32,
+    /// Requests in flight per connection: always so many in a closed loop [default: 1], at most
+    /// so many in an open one [default: 64].
+    #[arg(long, short = 'P', value_name = "N")]
+    pub pipeline: Option<u32>,
+    /// How long to measure (ms, s, m, h). [default: 10s, or no limit with --requests]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub duration: Option<Duration>,
+    /// How many requests to measure at most (k, M, G are understood).
+    #[arg(long, short = 'n', value_name = "N", value_parser = units::count)]
+    pub requests: Option<u64>,
+    /// How long to run before measuring.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "0s")]
+    pub warmup: Duration,
+    /// Number of keys (k, M, G are understood).
+    #[arg(long, value_name = "N", value_parser = units::count, default_value = "100k")]
+    pub keys: u64,
+    /// What each key starts with; twelve digits follow.
+    #[arg(long, value_name = "TEXT", default_value = "key:")]
+    pub key_prefix: String,
+    /// Popularity of keys: uniform, zipf[:THETA], hot:FRACTION:SHARE (of keys, of requests).
+    #[arg(long, value_name = "NAME", default_value = "uniform")]
+    pub distribution: Distribution,
+    /// Length of values (B, KiB, MiB); between two bounds each key has a length of its own.
+    #[arg(long, short = 'd', value_name = "BYTES|MIN-MAX", default_value = "64")]
+    pub value_size: ValueSize,
+    /// Part of the requests that read. [default: 0.9]
+    #[arg(long, value_name = "0..1", conflicts_with = "ratio")]
+    pub reads: Option<f64>,
+    /// Reads to writes, for instance 9:1; another way to say --reads.
+    #[arg(long, value_name = "READ:WRITE", value_parser = parse_ratio)]
+    pub ratio: Option<f64>,
+    /// Part of the writes that carry a time to live.
+    #[arg(long, value_name = "0..1", requires = "ttl")]
+    pub ttl_share: Option<f64>,
+    /// The time to live, in seconds. Without --ttl-share all writes carry it.
+    #[arg(long, value_name = "SECONDS")]
+    pub ttl: Option<u32>,
+    /// Write every key once before the run.
+    #[arg(long)]
+    pub prefill: bool,
+    /// Compare every byte that is read with what must have been written.
+    #[arg(long)]
+    pub verify: bool,
+    /// What the random numbers start from; equal seeds ask for equal keys.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// How long a connection may owe a reply, and a run may outlast its duration for replies.
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "5s")]
+    pub timeout: Duration,
+    /// Write the report as JSON, - for the standard output instead of the table.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write an HdrHistogram interval log (V2, nanoseconds).
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Show no live line.
+    #[arg(long, short = 'q')]
+    pub quiet: bool,
+}
+
+/// The protocols on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolName {
+    /// The memcached binary protocol.
+    Binary,
+    /// RESP2, the protocol of Redis.
+    Resp,
+    /// RESP2, each key sent to the server that leads it.
+    RespCluster,
+}
+
+/// The arrivals on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArrivalsName {
+    /// At equal distances.
+    Constant,
+    /// At random, independent of each other.
+    Poisson,
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is not READ:WRITE with numbers of which one is above 0");
+    let (reads, writes) = text.split_once(':').ok_or_else(wrong)?;
+    let number = |part: &str| {
+        part.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(wrong)
+    };
+    let (reads, writes) = (number(reads)?, number(writes)?);
+    if reads + writes > 0.0 { Ok(reads / (reads + writes)) } else { Err(wrong()) }
+}
+
+impl Cli {
+    /// The options of the run.
+    ///
+    /// # Errors
+    /// If flags contradict each other; names the flag.
+    pub fn options(&self) -> Result<Options, String> {
+        let mode = match self.protocol {
+            ProtocolName::Binary => Mode::Binary,
+            ProtocolName::Resp => Mode::Resp,
+            ProtocolName::RespCluster => Mode::RespCluster,
+        };
+        let arrivals = match self.arrivals {
+            ArrivalsName::Constant => Arrivals::Constant,
+            ArrivalsName::Poisson => Arrivals::Poisson,
+        };
+        if self.rate.is_none() && arrivals == Arrivals::Poisson {
+            return Err("arrivals: only an open loop has them; give --rate".into());
+        }
+        let defaults = Options::new(self.addr.clone(), mode);
+        let options = Options {
+            pacing: self.rate.map_or(Pacing::Closed, |rate| Pacing::Open { rate, arrivals }),
+            connections: self.connections,
+            threads: self.threads,
+            pipeline: self.pipeline,
+            duration: match (self.duration, self.requests) {
+                (None, Some(_)) => None,
+                (duration, _) => duration.or(defaults.duration),
+            },
+            requests: self.requests,
+            warmup: self.warmup,
+            keys: self.keys,
+            key_prefix: self.key_prefix.clone(),
+            distribution: self.distribution,
+            value_size: self.value_size,
+            read_share: self.reads.or(self.ratio).unwrap_or(defaults.read_share),
+            time_to_live: self
+                .ttl
+                .map(|seconds| TimeToLive { share: self.ttl_share.unwrap_or(1.0), seconds }),
+            prefill: self.prefill,
+            verify: self.verify,
+            seed: self.seed,
+            timeout: self.timeout,
+            ..defaults
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(flags: &str) -> Result<Options, String> {
+        let arguments = ["coracle-loadgen", "--addr", "127.0.0.1:1"];
+        let arguments = arguments.into_iter().chain(flags.split_whitespace());
+        Cli::try_parse_from(arguments).map_err(|error| error.to_string())?.options()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let ours = parse("").expect("options");
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let library = Options::new(vec![address], Mode::Resp);
+        assert_eq!(format!("{ours:?}"), format!("{library:?}"));
+    }
+
+    #[test]
+    fn flags_become_options() {
+        let options = parse(
+            "--addr 127.0.0.2:2,127.0.0.3:3 --protocol resp-cluster --rate 20k --arrivals poisson \
+             -c 8 -t 2 -P 16 -n 1M --warmup 500ms --keys 1M --distribution zipf:1.1 \
+             --value-size 1-1KiB --ratio 1:3 --ttl 60 --ttl-share 0.5 --prefill --verify --seed 7",
+        )
+        .expect("options");
+        assert_eq!(options.addresses.len(), 3);
+        let arrivals = Arrivals::Poisson;
+        assert_eq!(options.pacing, Pacing::Open { rate: 20_000.0, arrivals });
+        assert_eq!((options.duration, options.requests), (None, Some(1_000_000)));
+        assert_eq!((options.read_share, options.keys), (0.25, 1_000_000));
+        assert_eq!(options.time_to_live, Some(TimeToLive { share: 0.5, seconds: 60 }));
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_the_name_of_the_flag() {
+        for (flags, name) in [
+            ("--duration 10sec", "--duration"),
+            ("--duration 0s", "duration"),
+            ("--value-size 64kb", "--value-size"),
+            ("--rate fast", "--rate"),
+            ("--keys 1.5", "--keys"),
+            ("--keys 0", "keys"),
+            ("--ratio 1", "--ratio"),
+            ("--ratio 0:0", "--ratio"),
+            ("--reads 2", "reads"),
+            ("--reads 0.5 --ratio 1:1", "--ratio"),
+            ("--ttl-share 0.5", "--ttl"),
+            ("--arrivals poisson", "arrivals"),
+            ("--distribution zipf:0", "--distribution"),
+            ("--threads 60", "connections"),
+            ("--protocol http", "--protocol"),
+            ("--addr nowhere", "--addr"),
+            ("--speed 9", "--speed"),
+        ] {
+            let error = parse(flags).expect_err(flags);
+            assert!(error.contains(name), "{flags}: {error}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The `coracle-loadgen` command.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use hdrhistogram::serialization::V2DeflateSerializer;
+
+use loadgen::cli::Cli;
+use loadgen::hdr_log::HdrLog;
+use loadgen::{Report, Second};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Whether the user has asked for the end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let options = match cli.options() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("coracle-loadgen: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    catch_interrupt();
+    match measure(&cli, options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coracle-loadgen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(cli: &Cli, mut options: loadgen::Options) -> Result<(), String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    options.stop = Some(Arc::clone(&stop));
+    watch_interrupt(stop)?;
+    // Files are made first: a run of an hour must not end at a typing error in a path.
+    let mut json = match &cli.json {
+        Some(path) if path.as_os_str() != "-" => Some(create(path)?),
+        _ => None,
+    };
+    let mut hdr = cli.hdr.as_ref().map(create).transpose()?;
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = match &mut hdr {
+        Some(file) => Some(HdrLog::begin(file, &mut serializer).map_err(|e| format!("hdr: {e}"))?),
+        None => None,
+    };
+    let mut log_error = None;
+    let mut start_ns = None;
+    let mut progress = |second: &Second| {
+        let start_ns = *start_ns.get_or_insert(second.start_ns);
+        if !cli.quiet && second.length_ns >= 10_000_000 {
+            eprintln!("{}", second.line(start_ns));
+        }
+        if let Some(error) = log.as_mut().and_then(|log| log.add(second).err()) {
+            log_error.get_or_insert(format!("hdr: {error}"));
+        }
+    };
+    if cli.prefill && !cli.quiet {
+        eprintln!("loading {} keys", cli.keys);
+    }
+    let report = loadgen::run(options, &mut progress).map_err(|error| error.to_string())?;
+    drop(log);
+    if let Some(file) = &mut hdr {
+        file.flush().map_err(|error| format!("hdr: {error}"))?;
+    }
+    show(cli, &report, json.as_mut())?;
+    log_error.map_or(Ok(()), Err)
+}
+
+fn create(path: &std::path::PathBuf) -> Result<BufWriter<File>, String> {
+    let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+fn show(cli: &Cli, report: &Report, file: Option<&mut BufWriter<File>>) -> Result<(), String> {
+    let json = || report.to_json().map_err(|error| format!("json: {error}"));
+    match file {
+        Some(file) => {
+            let json = json()?;
+            let written = file.write_all(json.as_bytes()).and_then(|()| file.flush());
+            written.map_err(|error| format!("json: {error}"))?;
+        }
+        None if cli.json.is_some() => {
+            println!("{}", json()?);
+            return Ok(());
+        }
+        None => {}
+    }
+    println!("{}", report.render());
+    Ok(())
+}
+
+/// Passes the user's wish on to the run, which looks at a flag of its own.
+fn watch_interrupt(stop: Arc<AtomicBool>) -> Result<(), String> {
+    let watch = move || {
+        while !INTERRUPTED.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let thread = std::thread::Builder::new().name("interrupt".into()).spawn(watch);
+    thread.map(drop).map_err(|error| error.to_string())
+}
+
+extern "C" fn interrupted(_signal: libc::c_int) {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        // The second time nobody wants to wait for a report.
+        // SAFETY: _exit may be called in a signal handler and does not return.
+        unsafe { libc::_exit(130) };
+    }
+}
+
+/// The first interrupt ends the run early with its report, the second one ends the process.
+fn catch_interrupt() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only touches an atomic or ends the process, both allowed in a
+        // signal handler; no other handler is replaced.
+        unsafe { libc::signal(signal, interrupted as *const () as libc::sighandler_t) };
+    }
+}

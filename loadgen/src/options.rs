@@ -1,0 +1,239 @@
+//! What a run does: the options, and which of them contradict each other.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use client::{Address, Protocol};
+
+use crate::arrivals::Arrivals;
+use crate::keys::Distribution;
+use crate::values::ValueSize;
+
+/// Most connections of a run: more would need more ports than one address has.
+pub const CONNECTIONS_MAX: u32 = 60_000;
+/// Most threads of a run.
+pub const THREADS_MAX: u32 = 256;
+/// Most requests in flight per connection.
+pub const PIPELINE_MAX: u32 = 65_536;
+/// Digits of a key's number; there can be no more keys than they tell apart.
+pub const KEY_DIGITS: usize = 12;
+/// Requests a connection of an open loop may have in flight unless the options say otherwise.
+/// High enough that a server that keeps up is never limited by it, low enough that one that does
+/// not is not flooded: what waits longer waits here, and its wait counts.
+pub const OPEN_PIPELINE_DEFAULT: u32 = 64;
+/// Longest prefix of keys, in bytes; with the digits it stays below what memcached takes.
+const KEY_PREFIX_BYTES_MAX: usize = 200;
+/// Bytes that the pipelines of all connections may need at once.
+const PIPELINE_BYTES_MAX: u64 = 4 << 30;
+
+/// What the servers speak, and how the owner of a key is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The memcached binary protocol; any connection takes any key.
+    Binary,
+    /// RESP; any connection takes any key.
+    Resp,
+    /// RESP; each key goes to the server that CLUSTER SLOTS names.
+    RespCluster,
+}
+
+impl Mode {
+    /// What goes over the wire.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Mode::Binary => Protocol::Binary,
+            Mode::Resp | Mode::RespCluster => Protocol::Resp,
+        }
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Binary => "binary",
+            Mode::Resp => "resp",
+            Mode::RespCluster => "resp-cluster",
+        }
+    }
+}
+
+/// When the next request starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pacing {
+    /// When a reply has come: the number of requests in flight is constant.
+    Closed,
+    /// When it is due, whatever the server does. Latency counts from then.
+    Open {
+        /// Requests a second, over all connections.
+        rate: f64,
+        /// How they are spaced.
+        arrivals: Arrivals,
+    },
+}
+
+/// Which writes carry a time to live.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TimeToLive {
+    /// The part of the writes, in 0 to 1.
+    pub share: f64,
+    /// The time in seconds, at least 1.
+    pub seconds: u32,
+}
+
+/// What a run does.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The servers. For `RespCluster` those to ask for the map, otherwise the connections are
+    /// spread over them.
+    pub addresses: Vec<Address>,
+    /// What they speak.
+    pub mode: Mode,
+    /// When requests start.
+    pub pacing: Pacing,
+    /// Connections, over all threads. For `RespCluster` they are spread over the leaders, and
+    /// some more are opened where a leader has more requests at a time than connections.
+    pub connections: u32,
+    /// Threads, each with a loop of its own.
+    pub threads: u32,
+    /// Requests in flight per connection: always so many in a closed loop, at most so many in an
+    /// open one. Without it 1 and [`OPEN_PIPELINE_DEFAULT`].
+    pub pipeline: Option<u32>,
+    /// How long requests are measured. Without it, until `requests` have run.
+    pub duration: Option<Duration>,
+    /// How many requests are measured at most.
+    pub requests: Option<u64>,
+    /// How long requests run before they are measured.
+    pub warmup: Duration,
+    /// How many keys there are.
+    pub keys: u64,
+    /// What each key starts with; twelve digits follow.
+    pub key_prefix: String,
+    /// How popular each key is.
+    pub distribution: Distribution,
+    /// How long values are.
+    pub value_size: ValueSize,
+    /// Which part of the requests reads, in 0 to 1.
+    pub read_share: f64,
+    /// Which writes expire; without it none.
+    pub time_to_live: Option<TimeToLive>,
+    /// Whether every key is written once before the run.
+    pub prefill: bool,
+    /// Whether the bytes of every value read are compared with what must have been written.
+    pub verify: bool,
+    /// What the random numbers start from.
+    pub seed: u64,
+    /// How long a connection may owe a reply before it counts as lost; also how long a run goes
+    /// on after its end for replies that are still owed.
+    pub timeout: Duration,
+    /// Ends the run early when it becomes true; what has been measured is reported.
+    pub stop: Option<Arc<AtomicBool>>,
+}
+
+impl Options {
+    /// The defaults, those of the command line: 50 connections on one thread, a closed loop
+    /// without pipelining, ten seconds, 100,000 uniform keys, values of 64 bytes, nine reads in
+    /// ten requests.
+    pub fn new(addresses: Vec<Address>, mode: Mode) -> Options {
+        Options {
+            addresses,
+            mode,
+            pacing: Pacing::Closed,
+            connections: 50,
+            threads: 1,
+            pipeline: None,
+            duration: Some(Duration::from_secs(10)),
+            requests: None,
+            warmup: Duration::ZERO,
+            keys: 100_000,
+            key_prefix: "key:".into(),
+            distribution: Distribution::Uniform,
+            value_size: ValueSize { min: 64, max: 64 },
+            read_share: 0.9,
+            time_to_live: None,
+            prefill: false,
+            verify: false,
+            seed: 1,
+            timeout: Duration::from_secs(5),
+            stop: None,
+        }
+    }
+
+    /// Requests in flight per connection.
+    pub fn pipeline(&self) -> u32 {
+        self.pipeline.unwrap_or(match self.pacing {
+            Pacing::Closed => 1,
+            Pacing::Open { .. } => OPEN_PIPELINE_DEFAULT,
+        })
+    }
+
+    /// Says what makes no sense.
+    ///
+    /// # Errors
+    /// The name of the option and what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let wrong =
+            |condition: bool, text: &str| if condition { Err(text.to_owned()) } else { Ok(()) };
+        let share = |value: f64| (0.0..=1.0).contains(&value);
+        wrong(self.addresses.is_empty(), "addr: give at least one HOST:PORT")?;
+        wrong(self.threads == 0 || self.threads > THREADS_MAX, "threads: 1 to 256")?;
+        wrong(self.connections > CONNECTIONS_MAX, "connections: at most 60000")?;
+        wrong(self.connections < self.threads, "connections: at least one per thread")?;
+        let pipeline = self.pipeline();
+        wrong(pipeline == 0 || pipeline > PIPELINE_MAX, "pipeline: 1 to 65536")?;
+        wrong(self.keys == 0, "keys: at least 1")?;
+        wrong(self.keys > 10u64.pow(KEY_DIGITS as u32), "keys: at most 10^12")?;
+        let prefix = self.key_prefix.as_bytes();
+        wrong(prefix.len() > KEY_PREFIX_BYTES_MAX, "key-prefix: at most 200 bytes")?;
+        let printable = prefix.iter().all(|byte| byte.is_ascii_graphic());
+        wrong(!printable, "key-prefix: only printable ASCII characters without blanks")?;
+        wrong(!share(self.read_share), "reads: 0 to 1")?;
+        if let Some(ttl) = self.time_to_live {
+            wrong(!share(ttl.share), "ttl-share: 0 to 1")?;
+            wrong(ttl.seconds == 0 || ttl.seconds > 2_592_000, "ttl: 1 s to 30 days")?;
+        }
+        let endless = self.duration.is_none() && self.requests.is_none();
+        wrong(endless, "duration: without it the run needs requests")?;
+        wrong(self.duration == Some(Duration::ZERO), "duration: must be above 0")?;
+        wrong(self.requests == Some(0), "requests: at least 1")?;
+        wrong(self.timeout < Duration::from_millis(10), "timeout: at least 10ms")?;
+        let request_bytes = (self.value_size.max + prefix.len() + 128) as u64;
+        let bytes = u64::from(self.connections) * u64::from(pipeline) * request_bytes;
+        let closed = self.pacing == Pacing::Closed;
+        wrong(
+            closed && bytes > PIPELINE_BYTES_MAX,
+            "pipeline: connections × pipeline × value-size exceeds 4 GiB",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_are_named() {
+        let address: Address = "127.0.0.1:1".parse().expect("an address");
+        let base = Options::new(vec![address], Mode::Resp);
+        assert_eq!(base.check(), Ok(()));
+        let ttl = TimeToLive { share: 0.5, seconds: 0 };
+        for (name, options) in [
+            ("addr", Options { addresses: vec![], ..base.clone() }),
+            ("threads", Options { threads: 0, ..base.clone() }),
+            ("connections", Options { connections: 60_001, ..base.clone() }),
+            ("connections", Options { threads: 51, ..base.clone() }),
+            ("pipeline", Options { pipeline: Some(0), ..base.clone() }),
+            ("pipeline", Options { pipeline: Some(65_537), ..base.clone() }),
+            ("keys", Options { keys: 0, ..base.clone() }),
+            ("key-prefix", Options { key_prefix: "a b".into(), ..base.clone() }),
+            ("reads", Options { read_share: 1.1, ..base.clone() }),
+            ("reads", Options { read_share: f64::NAN, ..base.clone() }),
+            ("ttl", Options { time_to_live: Some(ttl), ..base.clone() }),
+            ("duration", Options { duration: None, ..base.clone() }),
+            ("requests", Options { requests: Some(0), ..base.clone() }),
+            ("timeout", Options { timeout: Duration::ZERO, ..base.clone() }),
+        ] {
+            let error = options.check().expect_err(name);
+            assert!(error.starts_with(&format!("{name}:")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A whole run: from options to a report.
+//!
+//! The calling thread is the collector. It makes sure that the servers speak what they are
+//! expected to, starts the workers, lets them start together once all are connected and all keys
+//! are loaded, adds up their intervals and shows each second as it is complete.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use client::{Address, Client, ClusterMap, Protocol, Routing, fetch_map};
+
+use crate::options::{Mode, Options};
+use crate::record::Interval;
+use crate::report::{Report, Second};
+use crate::worker::{Clock, Message, Share, Summary, Times, Worker};
+
+/// How long the servers may take to show that they are there.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+/// How often the collector and waiting workers look around.
+const LOOK_AROUND: Duration = Duration::from_millis(20);
+/// Time for all workers to learn when the run starts.
+const START_DELAY_NS: u64 = 30_000_000;
+
+/// Why a run did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The options make no sense.
+    #[error("{0}")]
+    Options(String),
+    /// A server cannot be reached.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Which.
+        address: Address,
+        /// Why.
+        source: io::Error,
+    },
+    /// A server does not speak what it should, or refuses to.
+    #[error("{0}")]
+    Protocol(String),
+    /// The keys could not be loaded.
+    #[error("loading the keys failed: {0}")]
+    Prefill(String),
+    /// The operating system refused something.
+    #[error("the operating system refused: {0}")]
+    System(io::Error),
+    /// A thread ended without a word, which is a fault of this program.
+    #[error("a thread of the load generator failed")]
+    Worker,
+}
+
+/// Runs the load and calls `progress` once for each second, as soon as it is complete.
+///
+/// It blocks until the run is over: warm-up, duration and at most one timeout more.
+///
+/// # Errors
+/// If the run could not be made. Errors of single requests are part of the report.
+pub fn run(options: Options, progress: &mut dyn FnMut(&Second)) -> Result<Report, Error> {
+    options.check().map_err(Error::Options)?;
+    let map = probe(&options)?;
+    let clock = Clock(Instant::now());
+    let aborted = Arc::new(AtomicBool::new(false));
+    let times = Arc::new(OnceLock::new());
+    let (sender, receiver) = channel();
+    let options = Arc::new(options);
+    let mut threads = Vec::new();
+    for index in 0..options.threads {
+        let setup = Setup {
+            options: Arc::clone(&options),
+            share: share(&options, index),
+            map: map.clone(),
+            aborted: Arc::clone(&aborted),
+            times: Arc::clone(&times),
+            sender: sender.clone(),
+            clock,
+        };
+        let name = format!("loadgen-{index}");
+        let thread = std::thread::Builder::new().name(name).spawn(move || setup.work());
+        threads.push(thread.map_err(Error::System)?);
+    }
+    drop(sender);
+    let collected = Collector::new(&options, &receiver).collect(clock, &times, progress);
+    aborted.store(true, Ordering::Relaxed);
+    // Every thread is joined, so none outlives the run.
+    let panics = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+    let report = collected?;
+    if panics > 0 { Err(Error::Worker) } else { Ok(report) }
+}
+
+/// Sees whether the servers are there and speak the protocol, and fetches the cluster map.
+fn probe(options: &Options) -> Result<Option<ClusterMap>, Error> {
+    if options.mode == Mode::RespCluster {
+        let mut turn = options.addresses.len() - 1;
+        let map = fetch_map(&options.addresses, &mut turn, Instant::now() + PROBE_MAX);
+        return map.map(Some).map_err(|error| match error {
+            client::Error::Connect { address, source } => Error::Connect { address, source },
+            other => Error::Protocol(format!("no cluster map: {other}")),
+        });
+    }
+    let protocol = options.mode.protocol();
+    for address in &options.addresses {
+        let mut probe = client::Options::new(vec![address.clone()]);
+        (probe.protocol, probe.routing) = (protocol, Routing::Direct);
+        (probe.deadline, probe.connect_timeout) = (PROBE_MAX, PROBE_MAX);
+        let outcome = Client::connect(probe).and_then(|mut client| client.get(b"loadgen:probe"));
+        match outcome {
+            Ok(_) => {}
+            Err(client::Error::Refused { text, .. }) if text.starts_with("NOAUTH") => {
+                return Err(Error::Protocol(format!("{address} wants a password: {text}")));
+            }
+            // A server may refuse for a moment; the run will tell.
+            Err(client::Error::Refused { .. }) => {}
+            Err(client::Error::Connect { address, source }) => {
+                return Err(Error::Connect { address, source });
+            }
+            Err(error) => {
+                let name = match protocol {
+                    Protocol::Binary => "the memcached binary protocol",
+                    Protocol::Resp => "RESP",
+                };
+                let text = format!("{address} does not answer in {name}: {error}");
+                return Err(Error::Protocol(text));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The share of thread `index`: all shares together are the whole, and differ by one at most.
+fn share(options: &Options, index: u32) -> Share {
+    let threads = u64::from(options.threads);
+    let cut = |whole: u64, index: u32| {
+        let share = u128::from(whole) * u128::from(index) / u128::from(threads);
+        share as u64
+    };
+    let connections = u64::from(options.connections);
+    let requests = options.requests.map(|all| cut(all, index + 1) - cut(all, index));
+    let keys = if options.prefill { options.keys } else { 0 };
+    Share {
+        index,
+        threads: options.threads,
+        connections: cut(connections, index) as u32..cut(connections, index + 1) as u32,
+        prefill: cut(keys, index)..cut(keys, index + 1),
+        requests,
+    }
+}
+
+/// What a worker's thread starts with.
+struct Setup {
+    options: Arc<Options>,
+    share: Share,
+    map: Option<ClusterMap>,
+    aborted: Arc<AtomicBool>,
+    times: Arc<OnceLock<Times>>,
+    sender: Sender<Message>,
+    clock: Clock,
+}
+
+impl Setup {
+    fn work(self) {
+        let sender = self.sender.clone();
+        if let Err(error) = self.try_work() {
+            // Without a collector nobody wants to know.
+            let _ = sender.send(Message::Failed(error));
+        }
+    }
+
+    fn try_work(self) -> Result<(), Error> {
+        let Setup { options, share, map, aborted, times, sender, clock } = self;
+        let told = Arc::clone(&aborted);
+        let prefills = options.prefill;
+        let ready = sender.clone();
+        let mut worker = Worker::new(options, share, clock, map.as_ref(), told, sender)?;
+        worker.connect()?;
+        if prefills {
+            worker.prefill()?;
+        }
+        // Without a collector the run is aborted, which the loop below sees.
+        let _ = ready.send(Message::Ready);
+        loop {
+            if aborted.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if let Some(times) = times.get() {
+                return worker.run(*times);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Adds up what the workers measure.
+struct Collector<'a> {
+    options: &'a Options,
+    messages: &'a Receiver<Message>,
+    ready: u32,
+    pending: Vec<VecDeque<Box<Interval>>>,
+    summaries: Vec<Option<Summary>>,
+    report: Report,
+}
+
+impl<'a> Collector<'a> {
+    fn new(options: &'a Options, messages: &'a Receiver<Message>) -> Collector<'a> {
+        let threads = options.threads as usize;
+        Collector {
+            options,
+            messages,
+            ready: 0,
+            pending: vec![VecDeque::new(); threads],
+            summaries: vec![None; threads],
+            report: Report::new(options),
+        }
+    }
+
+    fn collect(
+        mut self,
+        clock: Clock,
+        times: &OnceLock<Times>,
+        progress: &mut dyn FnMut(&Second),
+    ) -> Result<Report, Error> {
+        while self.summaries.iter().any(Option::is_none) {
+            match self.messages.recv_timeout(LOOK_AROUND) {
+                Ok(Message::Ready) => {
+                    self.ready += 1;
+                    if self.ready == self.options.threads {
+                        let _ = times.set(self.times(clock));
+                    }
+                }
+                Ok(Message::Interval(worker, interval)) => {
+                    if let Some(pending) = self.pending.get_mut(worker as usize) {
+                        pending.push_back(interval);
+                    }
+                    self.emit(progress);
+                }
+                Ok(Message::Finished(summary)) => {
+                    if let Some(slot) = self.summaries.get_mut(summary.index as usize) {
+                        *slot = Some(summary);
+                    }
+                    self.emit(progress);
+                }
+                Ok(Message::Failed(error)) => return Err(error),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Worker),
+            }
+        }
+        let summaries: Vec<Summary> = self.summaries.into_iter().flatten().collect();
+        self.report.finish(&summaries);
+        Ok(self.report)
+    }
+
+    fn times(&self, clock: Clock) -> Times {
+        let nanoseconds = |span: Duration| span.as_nanos() as u64;
+        let start_ns = clock.now_ns() + START_DELAY_NS;
+        let measure_ns = start_ns + nanoseconds(self.options.warmup);
+        let duration = self.options.duration.map(nanoseconds);
+        let end_ns = duration.map_or(u64::MAX, |duration| measure_ns.saturating_add(duration));
+        Times { start_ns, measure_ns, end_ns }
+    }
+
+    /// Shows every interval of which all workers have delivered their part.
+    fn emit(&mut self, progress: &mut dyn FnMut(&Second)) {
+        loop {
+            let lags = self
+                .pending
+                .iter()
+                .zip(&self.summaries)
+                .any(|(pending, summary)| pending.is_empty() && summary.is_none());
+            let parts: Vec<Interval> = if lags {
+                Vec::new()
+            } else {
+                self.pending.iter_mut().filter_map(|p| p.pop_front().map(|part| *part)).collect()
+            };
+            let Some(second) = Second::merge(parts) else { return };
+            progress(&second);
+            self.report.add(&second);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_everything_once() {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let mut options = Options::new(vec![address], Mode::Resp);
+        (options.connections, options.threads) = (50, 7);
+        (options.requests, options.keys, options.prefill) = (Some(1001), 999, true);
+        let shares: Vec<Share> = (0..7).map(|index| share(&options, index)).collect();
+        assert_eq!(shares.iter().map(|s| s.requests.unwrap_or(0)).sum::<u64>(), 1001);
+        assert_eq!((shares[0].connections.start, shares[6].connections.end), (0, 50));
+        assert_eq!((shares[0].prefill.start, shares[6].prefill.end), (0, 999));
+        for pair in shares.windows(2) {
+            assert_eq!(pair[0].connections.end, pair[1].connections.start);
+            assert_eq!(pair[0].prefill.end, pair[1].prefill.start);
+            assert!(pair[1].connections.len().abs_diff(pair[0].connections.len()) <= 1);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Where answers end: each is checked, measured, and settles its request.
+
+use client::{Answer, Class, Redirect};
+
+use crate::connection::{Flight, Purpose};
+use crate::record::{Failure, Recorder};
+use crate::workload::{Kind, Workload};
+
+/// What redirects mean to this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Redirects {
+    /// They are followed.
+    Follow,
+    /// They are errors: the run does not know about clusters.
+    Refuse,
+}
+
+/// What becomes of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failures {
+    /// It is counted.
+    Count,
+    /// Its key is written again: the keys are being loaded.
+    Repeat,
+}
+
+/// How the bytes of values are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// Only their length.
+    Length,
+    /// Every byte.
+    Bytes,
+}
+
+/// Settles requests.
+#[derive(Debug)]
+pub(super) struct Sink {
+    pub record: Recorder,
+    pub workload: Workload,
+    pub check: Check,
+    pub redirects: Redirects,
+    pub failures: Failures,
+    /// Operations that have been started and not settled.
+    pub outstanding: u64,
+    /// Operations that were answered as asked, ever.
+    pub done: u64,
+    /// Operations that were redirected and must go on; at most those outstanding.
+    pub redirected: Vec<(Flight, Redirect)>,
+    /// Keys to be loaded again; at most those outstanding.
+    pub repeated: Vec<u64>,
+    /// The latest reply to CLUSTER SLOTS.
+    pub map_reply: Option<Vec<u8>>,
+    /// Why an operation was refused last.
+    pub latest_refusal: Option<String>,
+}
+
+impl Sink {
+    /// An answer to a request in flight.
+    #[inline]
+    pub fn answer(&mut self, flight: Flight, answer: Answer<'_>, now_ns: u64) {
+        let kind = match flight.purpose {
+            Purpose::Operation(kind) => kind,
+            Purpose::Asking => return,
+            Purpose::Map => {
+                if let Answer::Aggregate(reply) = answer {
+                    self.map_reply = Some(reply.to_vec());
+                }
+                return;
+            }
+        };
+        match answer {
+            Answer::Value { bytes, .. } if kind.is_read() => {
+                self.value(flight, kind, bytes, now_ns);
+            }
+            Answer::Missing if kind.is_read() => self.done(flight, kind, false, now_ns),
+            Answer::Done { .. } if !kind.is_read() => self.done(flight, kind, false, now_ns),
+            Answer::Redirect(redirect) if self.redirects == Redirects::Follow => {
+                self.redirected.push((flight, redirect));
+            }
+            Answer::Redirect(_) => {
+                self.failed(flight, Failure::Refused { class: Class::NotDone, code: "MOVED" });
+            }
+            Answer::Refused(refusal) => {
+                // A read changes nothing, so it can only be not done.
+                let class = if kind.is_read() { Class::NotDone } else { refusal.class };
+                if self.failures == Failures::Repeat {
+                    let text = String::from_utf8_lossy(refusal.text).into_owned();
+                    self.latest_refusal = Some(text);
+                }
+                self.failed(flight, Failure::Refused { class, code: refusal.code });
+            }
+            _ => self.failed(flight, Failure::Malformed),
+        }
+    }
+
+    fn value(&mut self, flight: Flight, kind: Kind, bytes: &[u8], now_ns: u64) {
+        let matches = match self.check {
+            Check::Bytes => self.workload.is_value(flight.key, bytes),
+            Check::Length => {
+                let foreign = !self.workload.is_value_length(flight.key, bytes.len());
+                self.record.counts().foreign_values += u64::from(foreign);
+                true
+            }
+        };
+        if matches {
+            self.done(flight, kind, true, now_ns);
+        } else {
+            self.failed(flight, Failure::Malformed);
+        }
+    }
+
+    #[inline]
+    fn done(&mut self, flight: Flight, kind: Kind, hit: bool, now_ns: u64) {
+        self.outstanding -= 1;
+        self.done += 1;
+        self.record.done(kind, hit, flight.intended_ns, now_ns);
+    }
+
+    /// A request was in flight on a connection that is over.
+    pub fn lost(&mut self, flight: Flight) {
+        if let Purpose::Operation(kind) = flight.purpose {
+            self.failed(flight, Failure::Lost(Class::of_unanswered(kind.is_read())));
+        }
+    }
+
+    /// An operation failed. Anything else is passed over.
+    pub fn failed(&mut self, flight: Flight, failure: Failure<'_>) {
+        if !matches!(flight.purpose, Purpose::Operation(_)) {
+            return;
+        }
+        self.outstanding -= 1;
+        match self.failures {
+            Failures::Count => self.record.failed(failure, flight.intended_ns),
+            Failures::Repeat => self.repeated.push(flight.key),
+        }
+    }
+}
