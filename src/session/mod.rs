@@ -190,3 +190,6 @@ pub(crate) fn refuse_foreign_protocol(
     tracing::debug!(peer = %connection.peer(), protocol = name, "closed: not a protocol of this port");
     connection.abort();
 }
+
+#[cfg(test)]
+mod tests;

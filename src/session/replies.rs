@@ -528,6 +528,29 @@ impl ReplyQueue {
         self.overflowed
     }
 
+    /// Starts at another sequence number than zero.
+    #[cfg(test)]
+    pub fn start_at(&mut self, sequence: u32) {
+        self.head = sequence;
+        self.parts_head = sequence;
+    }
+
+    /// Size of the stash with its dead bytes.
+    #[cfg(test)]
+    pub fn stash_bytes(&self) -> usize {
+        self.stash.bytes.len()
+    }
+
+    /// Memory held.
+    #[cfg(test)]
+    pub fn capacity_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>()
+            + self.parts.capacity() * size_of::<Part>()
+            + self.stash.bytes.capacity()
+            + self.held.bytes.capacity()
+            + self.output.capacity()
+    }
+
     /// Gives memory back that an idle connection does not need.
     pub fn trim(&mut self) {
         if self.slots.is_empty() {
