@@ -63,7 +63,7 @@ pub struct Member {
     pub core: CoreIndex,
 }
 
-/// Adjacent slots with the same owner and the same replicas.
+/// Adjacent slots with the same owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotRange {
     /// First slot.
@@ -72,8 +72,6 @@ pub struct SlotRange {
     pub last: u16,
     /// Who serves it.
     pub owner: Member,
-    /// Who else holds a copy.
-    pub replicas: Vec<Member>,
 }
 
 /// Where a request for a shard belongs, seen from a core port.
@@ -293,18 +291,15 @@ impl ClusterMap {
             .map(move |node| self.as_member(node, self.home_core(shard, node)))
     }
 
-    /// All slots, in order, as ranges with one owner and one set of replicas each.
+    /// All slots, in order, as ranges with one owner each.
     pub fn slot_ranges(&self) -> Vec<SlotRange> {
         let mut ranges: Vec<SlotRange> = Vec::new();
         for shard in self.shards() {
             let (first, last) = self.slots(shard);
             let owner = self.listed_owner(shard);
-            let replicas: Vec<Member> = self.listed_replicas(shard).collect();
             match ranges.last_mut() {
-                Some(range) if range.owner == owner && range.replicas == replicas => {
-                    range.last = last;
-                }
-                _ => ranges.push(SlotRange { first, last, owner, replicas }),
+                Some(range) if range.owner == owner => range.last = last,
+                _ => ranges.push(SlotRange { first, last, owner }),
             }
         }
         ranges
@@ -436,8 +431,6 @@ pub(crate) mod tests {
                 let mut next = 0;
                 for range in &ranges {
                     assert_eq!(range.first, next);
-                    assert_eq!(range.replicas.len(), 2);
-                    assert!(range.replicas.iter().all(|replica| *replica != range.owner));
                     next = range.last + 1;
                 }
                 assert_eq!(next, SLOTS);

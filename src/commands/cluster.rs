@@ -1,8 +1,9 @@
 //! CLUSTER and what else cluster-aware clients say: who owns which slots, at which address.
 //!
 //! Every core of every node is a cluster node of its own (with `advertise = node`, every node).
-//! A core may lead some shards and hold replicas of others, but CLUSTER NODES has one role per
-//! id: there everyone is a master of what it leads, and replicas show in SLOTS and SHARDS only.
+//! A core may lead some shards and hold replicas of others, but clients give each address one
+//! role: the first one that CLUSTER SLOTS mentions it in, for redis-py. In SLOTS and NODES
+//! everyone is therefore a master of what it leads, and replicas show in SHARDS only.
 
 use std::fmt::Write;
 
@@ -39,17 +40,15 @@ pub(super) fn slots(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
         let ranges = cluster.slot_ranges();
         encode::array(out, ranges.len());
         for range in ranges {
-            encode::array(out, 3 + range.replicas.len());
+            encode::array(out, 3);
             encode::integer(out, i64::from(range.first));
             encode::integer(out, i64::from(range.last));
-            for &member in std::iter::once(&range.owner).chain(&range.replicas) {
-                let (host, port) = cluster.advertised_address(member);
-                encode::array(out, 4);
-                encode::bulk(out, host.to_string().as_bytes());
-                encode::integer(out, i64::from(port));
-                encode::bulk(out, cluster.member_id(member).as_bytes());
-                encode::map(out, version, 0);
-            }
+            let (host, port) = cluster.advertised_address(range.owner);
+            encode::array(out, 4);
+            encode::bulk(out, host.to_string().as_bytes());
+            encode::integer(out, i64::from(port));
+            encode::bulk(out, cluster.member_id(range.owner).as_bytes());
+            encode::map(out, version, 0);
         }
     });
 }
@@ -123,28 +122,18 @@ fn describe_nodes(cluster: &ClusterMap, wall_ms: u64) -> String {
             if is_myself { "myself," } else { "" },
             if is_myself { 0 } else { wall_ms },
         );
-        // Ranges that differ only in their replicas are one here.
-        let mut open: Option<(u16, u16)> = None;
         for range in ranges.iter().filter(|range| range.owner == member) {
-            open = match open {
-                Some((first, last)) if last + 1 == range.first => Some((first, range.last)),
-                _ => {
-                    push_range(&mut text, open);
-                    Some((range.first, range.last))
-                }
-            };
+            push_range(&mut text, range.first, range.last);
         }
-        push_range(&mut text, open);
         text.push('\n');
     }
     text
 }
 
-fn push_range(text: &mut String, range: Option<(u16, u16)>) {
-    let _ = match range {
-        None => Ok(()),
-        Some((first, last)) if first == last => write!(text, " {first}"),
-        Some((first, last)) => write!(text, " {first}-{last}"),
+fn push_range(text: &mut String, first: u16, last: u16) {
+    let _ = match first == last {
+        true => write!(text, " {first}"),
+        false => write!(text, " {first}-{last}"),
     };
 }
 
