@@ -138,14 +138,14 @@ pub fn dispatch(
             connection.close_after_replies();
         }
         Command::Flush { expiration: None | Some(0) } => {
-            flush(echo, request.loudness, connection, context);
+            flush(echo, request.loudness, settings.features, connection, context);
         }
         Command::Flush { expiration: Some(_) } => {
             let status = memcached::Status::INVALID_ARGUMENTS;
             refuse(echo, status, "Invalid arguments: no delayed flush", connection, context);
         }
         Command::Version => {
-            replies.answer(buffers, |out| echo.body(out, env!("CARGO_PKG_VERSION").as_bytes()));
+            replies.answer(buffers, |out| echo.body(out, stats::MEMCACHED_VERSION.as_bytes()));
         }
         Command::Stat { group } => {
             let (now, cluster, facts) = (context.now, context.cluster, context.facts);
@@ -314,15 +314,17 @@ fn keyed(
     }
 }
 
-/// Empties every shard, or, on a core port, those that this core leads.
+/// Empties every shard that the connection is served: those this core leads for a client of a
+/// core port that goes to each core by itself, all for anyone else.
 fn flush(
     echo: Echo,
     loudness: Loudness,
+    features: Features,
     connection: &mut Connection,
     context: &mut SessionContext<'_>,
 ) {
     let reply = BinaryReply { echo, loudness, success: Success::Nothing };
-    let serves_all = connection.port() == PortKind::AnyCore;
+    let serves_all = connection.port() == PortKind::AnyCore || !features.strict_vbucket;
     let replies = &mut connection.replies;
     replies.begin_parts(ReplyContext::Binary(reply), Aggregate::AllOk, b"");
     let flush = EngineCommand { key: b"", operation: Operation::Flush };

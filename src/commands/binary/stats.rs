@@ -12,6 +12,10 @@ use shards::contract::{Durability, Now};
 use crate::cluster_map::ClusterMap;
 use crate::session::context::ServerFacts;
 
+/// The version of memcached whose behaviour clients may expect. libmemcached parses it as three
+/// numbers and refuses a server whose first one is zero, as our own is.
+pub const MEMCACHED_VERSION: &str = "1.6.0";
+
 /// Appends the packets of `group`, or of an error if there is no such group.
 pub fn write(
     echo: Echo,
@@ -77,7 +81,8 @@ fn general(now: Now, cluster: &ClusterMap, facts: &ServerFacts, lines: &mut Line
     for (name, number) in numbers {
         lines.add(name, format_args!("{number}"));
     }
-    lines.add("version", format_args!("{}", env!("CARGO_PKG_VERSION")));
+    lines.add("version", format_args!("{MEMCACHED_VERSION}"));
+    lines.add("coracle_version", format_args!("{}", env!("CARGO_PKG_VERSION")));
     lines.add("rusage_user", format_args!("{:.6}", totals.cpu_user.as_secs_f64()));
     lines.add("rusage_system", format_args!("{:.6}", totals.cpu_system.as_secs_f64()));
     lines.add("node", format_args!("{}", cluster.layout().node));
