@@ -146,6 +146,7 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
         seats: start.seats,
         totals: start.board,
         drained: Vec::new(),
+        led_nothing_since: None,
         now: clock::now(),
     };
     let shared = Rc::new(Shared {

@@ -65,6 +65,8 @@ pub struct State {
     pub totals: Arc<NodeBoard>,
     /// What the control thread is told when this core leads nothing any more.
     pub drained: Vec<flume::Sender<()>>,
+    /// Since when it has led nothing while somebody waited for that, in nanoseconds.
+    pub led_nothing_since: Option<u64>,
     /// The clocks, as read at the last turn or batch of input.
     pub now: Now,
 }

@@ -23,6 +23,10 @@ const CONGESTION_RETRY: u64 = 1_000_000;
 /// How soon a turn follows that the engine asks for at once.
 const TURN_INTERVAL_MIN: u64 = 1_000_000;
 
+/// How long a core that has handed its leaderships over goes on: what other nodes had asked of it
+/// gets its answer, or is sent to the new leaders, before the links end.
+const SETTLING_TIME: u64 = 500_000_000;
+
 /// What is left to do after a turn: for tasks, as it involves waiting.
 #[derive(Debug, Default)]
 pub struct FollowUps {
@@ -55,17 +59,31 @@ impl State {
         self.deliver_replies();
         self.flush_dirty(&mut follow_ups.blocked_clients);
         self.resume_congested();
-        if !self.drained.is_empty() && (self.is_alone() || !self.leads_anything()) {
-            for answer in self.drained.drain(..) {
-                // Whoever asked may have given up.
-                let _ = answer.try_send(());
-            }
-        }
+        self.answer_drained();
         self.refresh_now();
         let spent = self.now.monotonic.0 - began;
         self.counters.turns += 1;
         self.counters.turn_ns += spent;
         self.counters.turn_ns_max = self.counters.turn_ns_max.max(spent);
+    }
+
+    /// Tells who waits for the end of this core's leaderships that it has come.
+    fn answer_drained(&mut self) {
+        if self.drained.is_empty() {
+            return;
+        }
+        if !self.is_alone() && self.leads_anything() {
+            self.led_nothing_since = None;
+            return;
+        }
+        let since = *self.led_nothing_since.get_or_insert(self.now.monotonic.0);
+        if !self.is_alone() && self.now.monotonic.0 - since < SETTLING_TIME {
+            return;
+        }
+        for answer in self.drained.drain(..) {
+            // Whoever asked may have given up.
+            let _ = answer.try_send(());
+        }
     }
 
     /// When the next turn is due without input.
@@ -132,6 +150,7 @@ impl State {
     /// What concerns many shards at once, as after a start, is one line and not one each.
     fn take_events(&mut self) {
         let (mut formed, mut led, mut lost) = (0, 0, 0);
+        let (mut joining, mut restored, mut promoted) = (0, 0, 0);
         for event in self.outputs.events.drain(..) {
             match event {
                 Event::LeaderChanged(shard, view) => {
@@ -150,19 +169,29 @@ impl State {
                     formed += 1;
                     tracing::debug!(%shard, "formed");
                 }
-                Event::Joining(shard) => tracing::info!(%shard, "asks to be taken in"),
-                Event::Promoted(shard) => tracing::info!(%shard, "has become a voter"),
+                Event::Joining(shard) => {
+                    joining += 1;
+                    tracing::debug!(%shard, "asks to be taken in");
+                }
                 Event::SnapshotRestored(shard, index) => {
-                    tracing::info!(%shard, %index, "restored from a snapshot");
+                    restored += 1;
+                    tracing::debug!(%shard, %index, "restored from a snapshot");
+                }
+                Event::Promoted(shard) => {
+                    promoted += 1;
+                    tracing::debug!(%shard, "has become a voter");
                 }
                 Event::ReplicaStopped(shard, reason) => {
                     tracing::error!(%shard, reason, "the replica stopped for good");
                 }
             }
         }
+        let core = self.here.core;
         if formed + led + lost > 0 {
-            let core = self.here.core;
-            tracing::info!(%core, formed, led, lost, "shards were formed, led or lost");
+            tracing::info!(%core, formed, led, lost, "shards formed; leaderships won and lost");
+        }
+        if joining + restored + promoted > 0 {
+            tracing::info!(%core, joining, restored, promoted, "replicas on their way to a voter");
         }
     }
 }
