@@ -29,32 +29,39 @@ pub enum Arrivals {
 /// The intended starts of one source of requests, in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    next_ns: f64,
+    next_ns: u64,
     interval_ns: f64,
-    random: Option<Random>,
+    spacing: Spacing,
+}
+
+#[derive(Clone, Debug)]
+enum Spacing {
+    /// Each start is computed from the first one, so that rounding does not add up.
+    Constant { first_ns: f64, count: u64 },
+    /// The latest start, unrounded.
+    Poisson { latest_ns: f64, random: Random },
 }
 
 impl Schedule {
-    /// Source number `index` of `sources` that together start `rate` requests a second from
-    /// `start_ns` on.
+    /// The starts from `start_ns` on of one of several sources, which together start `rate`
+    /// requests a second.
     ///
     /// # Panics
-    /// If the rate is not a positive number or `index` is not below `sources`.
+    /// If the rate is not a positive number or the share's index is not below its sources.
     pub fn new(arrivals: Arrivals, rate: f64, start_ns: u64, share: Share, seed: u64) -> Schedule {
         assert!(rate.is_finite() && rate > 0.0, "a rate of {rate}");
         assert!(share.index < share.sources, "{share:?}");
         let interval_ns = 1e9 * f64::from(share.sources) / rate;
-        let start_ns = start_ns as f64;
         match arrivals {
-            Arrivals::Constant => Schedule {
-                next_ns: start_ns + 1e9 * f64::from(share.index) / rate,
-                interval_ns,
-                random: None,
-            },
+            Arrivals::Constant => {
+                let first_ns = start_ns as f64 + 1e9 * f64::from(share.index) / rate;
+                let spacing = Spacing::Constant { first_ns, count: 0 };
+                Schedule { next_ns: first_ns.round() as u64, interval_ns, spacing }
+            }
             Arrivals::Poisson => {
                 let random = Random::stream(seed, u64::from(share.index));
-                let mut schedule =
-                    Schedule { next_ns: start_ns, interval_ns, random: Some(random) };
+                let spacing = Spacing::Poisson { latest_ns: start_ns as f64, random };
+                let mut schedule = Schedule { next_ns: start_ns, interval_ns, spacing };
                 schedule.advance();
                 schedule
             }
@@ -64,18 +71,24 @@ impl Schedule {
     /// The next intended start.
     #[inline]
     pub fn next_ns(&self) -> u64 {
-        self.next_ns as u64
+        self.next_ns
     }
 
     /// Goes on to the start after the next.
     #[inline]
     pub fn advance(&mut self) {
-        let factor = match &mut self.random {
-            // 1 - unit lies in (0, 1], where the logarithm is finite.
-            Some(random) => -(1.0 - random.unit()).ln(),
-            None => 1.0,
+        let next_ns = match &mut self.spacing {
+            Spacing::Constant { first_ns, count } => {
+                *count += 1;
+                *first_ns + self.interval_ns * *count as f64
+            }
+            Spacing::Poisson { latest_ns, random } => {
+                // 1 - unit lies in (0, 1], where the logarithm is finite.
+                *latest_ns -= self.interval_ns * (1.0 - random.unit()).ln();
+                *latest_ns
+            }
         };
-        self.next_ns += self.interval_ns * factor;
+        self.next_ns = next_ns.round() as u64;
     }
 
     /// Gives up all starts before `end_ns`, one by one as they are random, and says how many they were.

@@ -620,12 +620,12 @@ impl Worker {
         while now_ns >= self.next_rotation_ns {
             self.rotate();
         }
-        self.settle_rest();
         if self.phase != Phase::Drain {
             self.summary.cpu = CpuTime::of_thread().since(self.cpu_at_measure);
         }
         let open = self.connections.iter().filter(|c| c.state == State::Open).count();
         self.summary.connections = open as u32;
+        self.settle_rest();
         let last = self.sink.record.rotate(Phase::Drain, now_ns, self.times.measure_ns);
         self.hand_over(last);
         let _ = self.collector.send(Message::Finished(self.summary));
