@@ -5,6 +5,7 @@
 //! requests took, and stays up until Ctrl-C. Whatever way it ends, the nodes end with it.
 
 mod cluster;
+mod load;
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -99,12 +100,22 @@ async fn session(cluster: &mut Cluster, options: &DemoOptions) -> Result<(), Com
         let port = cluster.ports().data;
         writeln!(out, "  node {id} serves on {}:{port} (process {process})", host(id))?;
     }
-    out.flush()?;
-    writeln!(out, "\n{}", leadership(cluster).await?)?;
+    if options.seconds > 0 {
+        writeln!(out, "\nLoad for {} s, straight to the leaders ..", options.seconds)?;
+        let show = |line: &str| Ok(writeln!(io::stdout(), "  {line}")?);
+        let report = load::run(&cluster.data_addresses(), options.seconds, show).await?;
+        write!(out, "\n{}{}", leadership(cluster).await?, report.render())?;
+        if report.errors.protocol > 0 {
+            let count = report.errors.protocol;
+            return Err(CommandError::Failed(format!("{count} replies were wrong")));
+        }
+    } else {
+        write!(out, "\n{}", leadership(cluster).await?)?;
+    }
     if options.exit {
         return Ok(());
     }
-    write!(out, "{}", directions(cluster))?;
+    write!(out, "\n{}", directions(cluster))?;
     out.flush()?;
     stay_up(cluster).await
 }
