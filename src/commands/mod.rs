@@ -306,3 +306,6 @@ impl Execution<'_, '_> {
         replies.end_parts(self.context.buffers);
     }
 }
+
+#[cfg(test)]
+mod tests;

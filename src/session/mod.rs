@@ -192,4 +192,4 @@ pub(crate) fn refuse_foreign_protocol(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
