@@ -29,7 +29,7 @@ pub struct Now {
 /// What an acknowledged write has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It is in the memory of a majority.
+    /// It is in the memory of a majority. The engine asks for no disk operations.
     Memory,
     /// It is on the disks of a majority.
     Fsync,
@@ -65,15 +65,15 @@ pub struct CoreConfig {
     pub seed: u64,
 }
 
-/// An operation on the disk that the driver carries out, or acknowledges at once where the log
-/// lives in memory.
+/// An operation on the disk that the driver carries out. There are none with
+/// [`Durability::Memory`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOperation {
     /// Append `bytes` to the core's log and, if `sync`, make it durable.
     Append {
         /// Named in the completion.
         id: u64,
-        /// Frames to append; empty with [`Durability::Memory`].
+        /// Frames to append.
         bytes: Vec<u8>,
         /// Whether the completion may only come once everything up to here is durable.
         sync: bool,

@@ -23,7 +23,7 @@ use super::frames::Formation;
 use super::reads::{ReadBatch, Reads};
 use super::{Courier, Origin, Parcel};
 use crate::command::Command;
-use crate::contract::{CoreConfig, Event, LeaderView, Now, ReplicaStatus, Role};
+use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now, ReplicaStatus, Role};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term, Version};
 use crate::raft_log::RaftLog;
@@ -125,6 +125,8 @@ pub struct Replica {
     proposed_bytes: usize,
     stamp_wanted: bool,
     reads: Reads,
+    /// Whether what is persisted must reach a disk first. In memory it is there at once.
+    awaits_disk: bool,
     unpersisted: usize,
     staged: Option<Staged>,
     /// The new incarnation that each restarted node asks in with.
@@ -233,6 +235,7 @@ impl Replica {
             proposed_bytes: 0,
             stamp_wanted: false,
             reads: Reads::default(),
+            awaits_disk: config.durability == Durability::Fsync,
             unpersisted: 0,
             staged: None,
             joins: Vec::new(),
@@ -557,9 +560,8 @@ impl Replica {
         let conf = self.log.conf_state();
         conf.voters.iter().copied().find(|&id| {
             // raft-rs' own mark of activity is cleared in every election timeout, and says little.
-            let is_heard = self
-                .rank_of(id)
-                .is_some_and(|rank| self.silent_ticks[rank] <= SILENT_TICKS_MAX);
+            let is_heard =
+                self.rank_of(id).is_some_and(|rank| self.silent_ticks[rank] <= SILENT_TICKS_MAX);
             ReplicaId(id).node() == node
                 && is_heard
                 && self.raw.raft.prs().get(id).is_some_and(|progress| {
@@ -731,7 +733,7 @@ impl Replica {
         let read_states = ready.take_read_states();
         let number = ready.number();
         self.raw.advance_append_async(ready);
-        if must_persist || self.unpersisted > 0 {
+        if self.awaits_disk && (must_persist || self.unpersisted > 0) {
             self.unpersisted += 1;
             persisting.push(Persisting { shard: self.shard, ready: number, messages });
         } else {
