@@ -253,7 +253,7 @@ pub(super) fn get_many(execution: &mut Execution<'_, '_>, arguments: Arguments<'
 /// MSET key value \[key value ...\]
 pub(super) fn set_many(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
     let pairs = arguments.from(1);
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return execution.wrong_number_of_arguments("mset");
     }
     let keys = pairs.iter().step_by(2);
