@@ -91,7 +91,8 @@ impl Schedule {
         self.next_ns = next_ns.round() as u64;
     }
 
-    /// Gives up all starts before `end_ns`, one by one as they are random, and says how many they were.
+    /// Gives up all starts before `end_ns`, one by one as they may be random, and says how many
+    /// they were.
     pub fn abandon_before(&mut self, end_ns: u64) -> u64 {
         let mut abandoned = 0;
         while self.next_ns() < end_ns {

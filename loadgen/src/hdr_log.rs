@@ -73,7 +73,7 @@ mod tests {
             let mut interval = Interval::new(phase, start_ns);
             interval.end_ns = start_ns + 1000;
             interval.reads.saturating_record(5_000_000);
-            let second = Second::merge(vec![interval]).expect("a second");
+            let second = Second::merge(&[&interval]).expect("a second");
             log.add(&second).expect("an entry");
         }
         let mut starts = Vec::new();

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         }
     };
     catch_interrupt();
+    allow_many_connections();
     match measure(&cli, options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -125,5 +126,17 @@ fn catch_interrupt() {
         // SAFETY: the handler only touches an atomic or ends the process, both allowed in a
         // signal handler; no other handler is replaced.
         unsafe { libc::signal(signal, interrupted as *const () as libc::sighandler_t) };
+    }
+}
+
+/// Raises the limit of open files to what the system allows. If that fails, the run says which
+/// connection could not be made.
+fn allow_many_connections() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a value of the right type that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: as above; the call only reads.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     }
 }

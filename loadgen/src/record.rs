@@ -187,6 +187,17 @@ impl Interval {
     }
 }
 
+impl Interval {
+    /// Empties it for another use. Its memory stays, and has been touched.
+    pub fn clear(&mut self) {
+        self.reads.reset();
+        self.writes.reset();
+        self.carried.reset();
+        self.counts = Counts::default();
+        self.carried_done = 0;
+    }
+}
+
 /// Where a worker records.
 #[derive(Debug)]
 pub struct Recorder {
@@ -197,13 +208,20 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts with an interval.
-    pub fn new(phase: Phase, start_ns: u64) -> Recorder {
-        Recorder { interval: Box::new(Interval::new(phase, start_ns)), belongs_from_ns: 0 }
+    pub fn new(interval: Box<Interval>) -> Recorder {
+        Recorder { interval, belongs_from_ns: 0 }
     }
 
-    /// Ends the current interval and starts the next one.
-    pub fn rotate(&mut self, phase: Phase, now_ns: u64, belongs_from_ns: u64) -> Box<Interval> {
-        let next = Box::new(Interval::new(phase, now_ns));
+    /// Ends the current interval and starts the next one, which must be empty. Requests meant to
+    /// start before `belongs_from_ns` do not belong to its phase.
+    pub fn rotate(
+        &mut self,
+        mut next: Box<Interval>,
+        phase: Phase,
+        now_ns: u64,
+        belongs_from_ns: u64,
+    ) -> Box<Interval> {
+        (next.phase, next.start_ns) = (phase, now_ns);
         let mut ended = std::mem::replace(&mut self.interval, next);
         ended.end_ns = now_ns;
         self.belongs_from_ns = belongs_from_ns;
@@ -302,28 +320,42 @@ mod tests {
 
     #[test]
     fn requests_belong_to_the_phase_in_which_they_were_due() {
-        let mut recorder = Recorder::new(Phase::Warmup, 0);
+        let fresh = || Box::new(Interval::new(Phase::Warmup, 0));
+        let mut recorder = Recorder::new(fresh());
         recorder.done(Kind::Read, true, 10, 20);
-        let warmup = recorder.rotate(Phase::Measured, 100, 100);
+        let warmup = recorder.rotate(fresh(), Phase::Measured, 100, 100);
         assert_eq!((warmup.counts.reads, warmup.counts.hits), (1, 1));
         recorder.done(Kind::Write, false, 99, 150);
         recorder.failed(Failure::Unsent, 99);
         recorder.done(Kind::Write, false, 100, 150);
         recorder.failed(Failure::Lost(Class::Unknown), 101);
-        let measured = recorder.rotate(Phase::Drain, 200, 100);
+        let measured = recorder.rotate(fresh(), Phase::Drain, 200, 100);
         assert_eq!((measured.carried_done, measured.carried.len()), (1, 1));
         assert_eq!((measured.counts.writes, measured.counts.failed()), (1, 1));
         assert_eq!(measured.writes.max(), 50);
     }
 
     #[test]
+    fn a_cleared_interval_is_an_empty_one() {
+        let mut recorder = Recorder::new(Box::new(Interval::new(Phase::Measured, 0)));
+        recorder.done(Kind::Read, true, 10, 20);
+        recorder.failed(Failure::Malformed, 10);
+        let next = Box::new(Interval::new(Phase::Measured, 0));
+        let mut used = recorder.rotate(next, Phase::Measured, 100, 15);
+        recorder.done(Kind::Read, true, 10, 20);
+        used.clear();
+        assert_eq!((used.reads.len(), used.reads.max(), &used.counts), (0, 0, &Counts::default()));
+    }
+
+    #[test]
     fn counts_add_up_and_codes_stay_bounded() {
-        let mut recorder = Recorder::new(Phase::Measured, 0);
+        let fresh = || Box::new(Interval::new(Phase::Measured, 0));
+        let mut recorder = Recorder::new(fresh());
         for number in 0..100 {
             let code = format!("E{number}");
             recorder.failed(Failure::Refused { class: Class::NotDone, code: &code }, 0);
         }
-        let counts = recorder.rotate(Phase::Drain, 1, 0).counts.clone();
+        let counts = recorder.rotate(fresh(), Phase::Drain, 1, 0).counts.clone();
         assert_eq!(counts.codes.len(), CODES_MAX);
         let mut sum = Counts::default();
         sum.add(&counts);

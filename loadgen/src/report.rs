@@ -37,21 +37,20 @@ pub struct Second {
 
 impl Second {
     /// Adds up the parts of all threads; nothing without parts.
-    pub(crate) fn merge(parts: Vec<Interval>) -> Option<Second> {
-        let mut parts = parts.into_iter();
-        let first = parts.next()?;
+    pub(crate) fn merge(parts: &[&Interval]) -> Option<Second> {
+        let (first, rest) = parts.split_first()?;
         let mut end_ns = first.end_ns;
         let mut second = Second {
             phase: first.phase,
             start_ns: first.start_ns,
             length_ns: 0,
-            reads: first.reads,
-            writes: first.writes,
-            carried: first.carried,
-            counts: first.counts,
+            reads: first.reads.clone(),
+            writes: first.writes.clone(),
+            carried: first.carried.clone(),
+            counts: first.counts.clone(),
             carried_done: first.carried_done,
         };
-        for part in parts {
+        for part in rest {
             second.start_ns = second.start_ns.min(part.start_ns);
             end_ns = end_ns.max(part.end_ns);
             add(&mut second.reads, &part.reads);

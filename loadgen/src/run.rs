@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use client::{Address, Client, ClusterMap, Protocol, Routing, fetch_map};
 
 use crate::options::{Mode, Options};
-use crate::record::Interval;
+use crate::record::{Interval, Phase};
 use crate::report::{Report, Second};
-use crate::worker::{Clock, Message, Share, Summary, Times, Worker};
+use crate::worker::{Clock, Lines, Message, Share, Summary, Times, Worker};
 
 /// How long the servers may take to show that they are there.
 const PROBE_MAX: Duration = Duration::from_secs(2);
@@ -24,6 +24,9 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 const LOOK_AROUND: Duration = Duration::from_millis(20);
 /// Time for all workers to learn when the run starts.
 const START_DELAY_NS: u64 = 30_000_000;
+
+/// Intervals each worker has to record into, while others are being added up.
+const INTERVALS_PER_WORKER: usize = 4;
 
 /// Why a run did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +70,23 @@ pub fn run(options: Options, progress: &mut dyn FnMut(&Second)) -> Result<Report
     let times = Arc::new(OnceLock::new());
     let (sender, receiver) = channel();
     let options = Arc::new(options);
-    let mut threads = Vec::new();
+    let (mut threads, mut returns) = (Vec::new(), Vec::new());
     for index in 0..options.threads {
+        let (return_to, intervals) = channel();
+        for _ in 0..INTERVALS_PER_WORKER {
+            let mut interval = Box::new(Interval::new(Phase::Warmup, 0));
+            interval.clear();
+            // The receiver is right here.
+            let _ = return_to.send(interval);
+        }
+        returns.push(return_to);
         let setup = Setup {
             options: Arc::clone(&options),
             share: share(&options, index),
             map: map.clone(),
             aborted: Arc::clone(&aborted),
             times: Arc::clone(&times),
-            sender: sender.clone(),
+            lines: Lines { messages: sender.clone(), intervals },
             clock,
         };
         let name = format!("loadgen-{index}");
@@ -83,7 +94,7 @@ pub fn run(options: Options, progress: &mut dyn FnMut(&Second)) -> Result<Report
         threads.push(thread.map_err(Error::System)?);
     }
     drop(sender);
-    let collected = Collector::new(&options, &receiver).collect(clock, &times, progress);
+    let collected = Collector::new(&options, &receiver, returns).collect(clock, &times, progress);
     aborted.store(true, Ordering::Relaxed);
     // Every thread is joined, so none outlives the run.
     let panics = threads.into_iter().filter_map(|thread| thread.join().err()).count();
@@ -156,13 +167,13 @@ struct Setup {
     map: Option<ClusterMap>,
     aborted: Arc<AtomicBool>,
     times: Arc<OnceLock<Times>>,
-    sender: Sender<Message>,
+    lines: Lines,
     clock: Clock,
 }
 
 impl Setup {
     fn work(self) {
-        let sender = self.sender.clone();
+        let sender = self.lines.messages.clone();
         if let Err(error) = self.try_work() {
             // Without a collector nobody wants to know.
             let _ = sender.send(Message::Failed(error));
@@ -170,11 +181,11 @@ impl Setup {
     }
 
     fn try_work(self) -> Result<(), Error> {
-        let Setup { options, share, map, aborted, times, sender, clock } = self;
+        let Setup { options, share, map, aborted, times, lines, clock } = self;
         let told = Arc::clone(&aborted);
         let prefills = options.prefill;
-        let ready = sender.clone();
-        let mut worker = Worker::new(options, share, clock, map.as_ref(), told, sender)?;
+        let ready = lines.messages.clone();
+        let mut worker = Worker::new(options, share, clock, map.as_ref(), told, lines)?;
         worker.connect()?;
         if prefills {
             worker.prefill()?;
@@ -199,18 +210,25 @@ struct Collector<'a> {
     messages: &'a Receiver<Message>,
     ready: u32,
     pending: Vec<VecDeque<Box<Interval>>>,
+    /// Where the intervals of each worker go back to.
+    returns: Vec<Sender<Box<Interval>>>,
     summaries: Vec<Option<Summary>>,
     report: Report,
 }
 
 impl<'a> Collector<'a> {
-    fn new(options: &'a Options, messages: &'a Receiver<Message>) -> Collector<'a> {
+    fn new(
+        options: &'a Options,
+        messages: &'a Receiver<Message>,
+        returns: Vec<Sender<Box<Interval>>>,
+    ) -> Collector<'a> {
         let threads = options.threads as usize;
         Collector {
             options,
             messages,
             ready: 0,
             pending: vec![VecDeque::new(); threads],
+            returns,
             summaries: vec![None; threads],
             report: Report::new(options),
         }
@@ -269,12 +287,19 @@ impl<'a> Collector<'a> {
                 .iter()
                 .zip(&self.summaries)
                 .any(|(pending, summary)| pending.is_empty() && summary.is_none());
-            let parts: Vec<Interval> = if lags {
-                Vec::new()
-            } else {
-                self.pending.iter_mut().filter_map(|p| p.pop_front().map(|part| *part)).collect()
-            };
-            let Some(second) = Second::merge(parts) else { return };
+            if lags {
+                return;
+            }
+            let fronts: Vec<&Interval> =
+                self.pending.iter().filter_map(|pending| pending.front().map(|i| &**i)).collect();
+            let Some(second) = Second::merge(&fronts) else { return };
+            for (pending, return_to) in self.pending.iter_mut().zip(&self.returns) {
+                if let Some(mut interval) = pending.pop_front() {
+                    interval.clear();
+                    // A worker that has ended needs no more.
+                    let _ = return_to.send(interval);
+                }
+            }
             progress(&second);
             self.report.add(&second);
         }

@@ -74,13 +74,24 @@ impl Worker {
 
     /// Gives an operation to a server. False if it has to wait there.
     fn give(&mut self, flight: Flight, endpoint: usize, now_ns: u64) -> bool {
-        let Some(index) = self.endpoints[endpoint].available.last().copied() else {
+        let Some(index) = self.next_available(endpoint) else {
             self.endpoints[endpoint].park(flight, now_ns);
             self.grow(endpoint, now_ns);
             return false;
         };
         self.push(index, flight, now_ns);
         true
+    }
+
+    /// The connection for the next request to a server. In a closed loop one is filled before
+    /// the next is used, so that requests gather in few writes; in an open loop they take turns,
+    /// as independent users do.
+    fn next_available(&mut self, endpoint: usize) -> Option<usize> {
+        let available = &mut self.endpoints[endpoint].available;
+        if self.schedules.is_some() && available.len() > 1 {
+            available.rotate_left(1);
+        }
+        available.back().copied()
     }
 
     fn push(&mut self, index: usize, flight: Flight, now_ns: u64) {
@@ -95,12 +106,15 @@ impl Worker {
     /// Opens one more connection to a server, if requests wait for more than are being opened.
     fn grow(&mut self, endpoint: usize, now_ns: u64) {
         let Endpoint { connections, parked, .. } = &self.endpoints[endpoint];
+        if connections.len() >= self.share.connections.len() {
+            return;
+        }
         let opening = connections
             .iter()
             .filter(|index| self.connections[**index].state != State::Open)
             .count();
         let wanted = parked.len().div_ceil(self.pipeline);
-        if opening >= wanted || connections.len() >= self.share.connections.len() {
+        if opening >= wanted {
             return;
         }
         self.add_connection(endpoint);
@@ -116,7 +130,7 @@ impl Worker {
         while self.connections[index].has_room(self.pipeline) {
             if !self.connections[index].listed {
                 self.connections[index].listed = true;
-                self.endpoints[endpoint].available.push(index);
+                self.endpoints[endpoint].available.push_back(index);
             }
             let Some(flight) = self.endpoints[endpoint].unpark(now_ns) else { break };
             self.push(index, flight, now_ns);
@@ -131,7 +145,9 @@ impl Worker {
         self.connections[index].listed = false;
         let available = &mut self.endpoints[self.connections[index].endpoint].available;
         // The one that has just been filled is the last one.
-        if let Some(position) = available.iter().rposition(|listed| *listed == index) {
+        if available.back() == Some(&index) {
+            available.pop_back();
+        } else if let Some(position) = available.iter().position(|listed| *listed == index) {
             available.remove(position);
         }
     }
@@ -178,8 +194,7 @@ impl Worker {
                 self.give(flight, usize::from(endpoint), now_ns);
             }
             RedirectScope::Ask => {
-                let available = self.endpoints[usize::from(endpoint)].available.last().copied();
-                match available {
+                match self.next_available(usize::from(endpoint)) {
                     Some(index) => {
                         let asking = client::ASKING;
                         self.connections[index].push_encoded(asking, Purpose::Asking, now_ns);

@@ -17,7 +17,7 @@ mod sink;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use client::ClusterMap;
@@ -154,7 +154,16 @@ pub(crate) struct Worker {
     cpu_at_measure: CpuTime,
     summary: Summary,
     aborted: Arc<AtomicBool>,
-    collector: Sender<Message>,
+    lines: Lines,
+}
+
+/// A worker's lines to the collector.
+pub(crate) struct Lines {
+    /// What it tells.
+    pub messages: Sender<Message>,
+    /// Empty intervals to record into. Memory that is touched for the first time while requests
+    /// run would show in their latencies.
+    pub intervals: Receiver<Box<Interval>>,
 }
 
 impl Worker {
@@ -165,7 +174,7 @@ impl Worker {
         clock: Clock,
         map: Option<&ClusterMap>,
         aborted: Arc<AtomicBool>,
-        collector: Sender<Message>,
+        lines: Lines,
     ) -> Result<Worker, Error> {
         let poll = Poll::new().map_err(Error::System)?;
         let timer = Timer::new(poll.registry(), TIMER).map_err(Error::System)?;
@@ -183,7 +192,7 @@ impl Worker {
         }
         let cluster = options.mode == Mode::RespCluster;
         let sink = Sink {
-            record: Recorder::new(Phase::Warmup, 0),
+            record: Recorder::new(empty_interval(&lines)),
             workload: Workload::new(&options),
             check: if options.verify { Check::Bytes } else { Check::Length },
             redirects: if cluster { Redirects::Follow } else { Redirects::Refuse },
@@ -224,7 +233,7 @@ impl Worker {
             done_at_progress: 0,
             cpu_at_measure: CpuTime::default(),
             aborted,
-            collector,
+            lines,
         };
         worker.add_connections();
         Ok(worker)
@@ -336,7 +345,9 @@ impl Worker {
         }
         let warm = times.measure_ns > times.start_ns;
         self.phase = if warm { Phase::Warmup } else { Phase::Measured };
-        self.sink.record = Recorder::new(self.phase, times.start_ns);
+        let mut first = empty_interval(&self.lines);
+        (first.phase, first.start_ns) = (self.phase, times.start_ns);
+        self.sink.record = Recorder::new(first);
         self.next_rotation_ns = self.rotation_after(times.start_ns);
         self.cpu_at_measure = CpuTime::of_thread();
         while self.clock.now_ns() < times.start_ns {
@@ -601,7 +612,8 @@ impl Worker {
             self.cpu_at_measure = CpuTime::of_thread();
         }
         let belongs_from_ns = if self.phase == Phase::Warmup { 0 } else { measure_ns };
-        let interval = self.sink.record.rotate(self.phase, at_ns, belongs_from_ns);
+        let next = empty_interval(&self.lines);
+        let interval = self.sink.record.rotate(next, self.phase, at_ns, belongs_from_ns);
         self.hand_over(interval);
         self.next_rotation_ns = self.rotation_after(at_ns);
     }
@@ -611,7 +623,7 @@ impl Worker {
             self.summary.measured_ns += interval.end_ns - interval.start_ns;
         }
         // Without a collector nobody wants the interval; the run ends by its flag.
-        let _ = self.collector.send(Message::Interval(self.share.index, interval));
+        let _ = self.lines.messages.send(Message::Interval(self.share.index, interval));
     }
 
     /// Settles what nobody will answer any more, and says goodbye.
@@ -626,9 +638,10 @@ impl Worker {
         let open = self.connections.iter().filter(|c| c.state == State::Open).count();
         self.summary.connections = open as u32;
         self.settle_rest();
-        let last = self.sink.record.rotate(Phase::Drain, now_ns, self.times.measure_ns);
+        let next = empty_interval(&self.lines);
+        let last = self.sink.record.rotate(next, Phase::Drain, now_ns, self.times.measure_ns);
         self.hand_over(last);
-        let _ = self.collector.send(Message::Finished(self.summary));
+        let _ = self.lines.messages.send(Message::Finished(self.summary));
     }
 
     fn settle_rest(&mut self) {
@@ -647,4 +660,10 @@ impl Worker {
             self.sink.record.counts().unsent += schedules.abandon_before(end_ns);
         }
     }
+}
+
+/// An interval the collector has sent back, or should it be slow, a new one.
+fn empty_interval(lines: &Lines) -> Box<Interval> {
+    let fresh = |_| Box::new(Interval::new(Phase::Warmup, 0));
+    lines.intervals.try_recv().unwrap_or_else(fresh)
 }

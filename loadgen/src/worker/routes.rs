@@ -27,9 +27,8 @@ pub(super) struct Endpoint {
     pub socket: SocketAddr,
     /// All connections to it, by their index.
     pub connections: Vec<usize>,
-    /// Those that can take a request. The last one is used until it is full, so that requests
-    /// gather in few writes.
-    pub available: Vec<usize>,
+    /// Those that can take a request.
+    pub available: VecDeque<usize>,
     /// Requests that wait for a connection.
     pub parked: VecDeque<Flight>,
     /// Since when the oldest of them waits.
@@ -46,7 +45,7 @@ impl Endpoint {
             address,
             socket,
             connections: Vec::new(),
-            available: Vec::new(),
+            available: VecDeque::new(),
             parked: VecDeque::new(),
             parked_since_ns: 0,
             leads: false,
