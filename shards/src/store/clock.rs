@@ -30,8 +30,6 @@ pub struct ShardClock {
     shard_ns: u128,
     /// The monotonic time when `shard_ns` was computed, in nanoseconds.
     anchor_ns: u64,
-    /// The latest time given out or taken in.
-    latest: Millis,
     /// The latest stamp taken in.
     stamp: Millis,
 }
@@ -47,7 +45,6 @@ impl ShardClock {
         ShardClock {
             shard_ns: u128::from(stamp.0) * NANOS_PER_MILLI,
             anchor_ns: now.monotonic.0,
-            latest: stamp,
             stamp,
         }
     }
@@ -59,9 +56,7 @@ impl ShardClock {
         let ahead_ns = (self.shard_ns + elapsed_ns).saturating_sub(wall_ns);
         self.shard_ns += elapsed_ns - ahead_ns.min(elapsed_ns / SLEW_PARTS);
         self.anchor_ns = self.anchor_ns.max(now.monotonic.0);
-        let shard = u64::try_from(self.shard_ns / NANOS_PER_MILLI).unwrap_or(u64::MAX);
-        self.latest = self.latest.max(Millis(shard));
-        self.latest
+        Millis(u64::try_from(self.shard_ns / NANOS_PER_MILLI).unwrap_or(u64::MAX))
     }
 
     /// Takes a stamp that was applied here while another replica leads: the clock goes on from
@@ -203,6 +198,7 @@ mod tests {
         clock.raise_to(Millis(2_000), now(500, 0));
         assert_eq!(clock.running(now(501, 0)), Millis(2_001));
         assert_eq!(clock.running(now(400, 0)), Millis(2_001));
+        assert_eq!(clock.running(now(502, 0)), Millis(2_002), "time was counted twice");
     }
 
     #[test]

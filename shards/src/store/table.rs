@@ -20,6 +20,12 @@ const PART_BITS: u32 = 6;
 pub(super) struct KeyHash(u32);
 
 impl KeyHash {
+    /// The bits, for tests that look for collisions.
+    #[cfg(test)]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
     /// The part that the key belongs to: the high bits, while places within take the low ones.
     fn part(self) -> usize {
         (self.0 >> (32 - PART_BITS)) as usize

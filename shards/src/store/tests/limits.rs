@@ -1,10 +1,12 @@
 //! Edges: sizes, many due keys at once, many slots.
 
 use super::{Bench, settings};
-use crate::command::{End, Expiry, KEY_BYTES_MAX, Operation, SetCondition};
+use crate::command::{Command, End, Expiry, KEY_BYTES_MAX, Operation, SetCondition};
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
-use crate::store::{ENTRY_OVERHEAD_BYTES, EXPIRED_PER_ENTRY_MAX, FREED_PER_ENTRY_MAX, Store};
+use crate::store::{
+    Answer, ENTRY_OVERHEAD_BYTES, EXPIRED_PER_ENTRY_MAX, FREED_PER_ENTRY_MAX, Store,
+};
 
 fn set(value: &[u8]) -> Operation<'_> {
     set_at(value, Expiry::Never)
@@ -80,21 +82,19 @@ fn key_and_value_do_not_run_into_each_other() {
 
 #[test]
 fn an_entry_removes_a_bounded_number_of_due_keys_the_earliest_first() {
-    let count = EXPIRED_PER_ENTRY_MAX + 300;
+    let count = EXPIRED_PER_ENTRY_MAX + 303;
     let mut bench = Bench::new(1 << 30);
-    let mut store = std::mem::replace(&mut bench, Bench::new(1)).store;
     for number in 0..count {
         let key = format!("{number:05}");
         // Deadlines fall while versions rise, in groups of equal deadlines.
         let deadline = Millis(10_000 - number as u64 / 10);
         let operation = set_at(b"value", Expiry::At(deadline));
-        let command = crate::command::Command { key: key.as_bytes(), operation };
-        store.apply(Version(number as u64 + 1), &command, crate::store::Answer::Unwanted);
+        let command = Command { key: key.as_bytes(), operation };
+        bench.store.apply(Version(number as u64 + 1), &command, Answer::Unwanted);
     }
-    bench.store = store;
     assert_eq!(bench.store.next_due(), Some(Millis(10_000 - (count as u64 - 1) / 10)));
     bench.at(20_000);
-    assert_eq!(bench.store.keys(), 300);
+    assert_eq!(bench.store.keys(), 303);
     assert_eq!(bench.read("", Operation::KeyCount).number, 0);
     let mut left: Vec<_> = bench.order().into_iter().map(String::from).collect();
     left.sort_unstable();
@@ -116,18 +116,44 @@ fn memory_of_a_flushed_shard_is_freed_bit_by_bit() {
     let mut store = Store::new(settings(1 << 30));
     for number in 0..count {
         let key = number.to_string();
-        let command = crate::command::Command { key: key.as_bytes(), operation: set(b"value") };
-        store.apply(Version(number as u64 + 1), &command, crate::store::Answer::Unwanted);
+        let command = Command { key: key.as_bytes(), operation: set(b"value") };
+        store.apply(Version(number as u64 + 1), &command, Answer::Unwanted);
     }
     store.check();
-    let flush = crate::command::Command { key: b"", operation: Operation::Flush };
-    store.apply(Version(u64::MAX), &flush, crate::store::Answer::Unwanted);
+    let flush = Command { key: b"", operation: Operation::Flush };
+    store.apply(Version(u64::MAX), &flush, Answer::Unwanted);
     let waiting = |store: &Store| store.retired.iter().map(Vec::len).sum::<usize>();
     assert_eq!((waiting(&store), store.keys()), (count, 0));
     for left in [FREED_PER_ENTRY_MAX + 10, 10, 0, 0] {
         store.begin_entry(Millis(1));
         assert_eq!(waiting(&store), left);
         store.check();
+    }
+}
+
+#[test]
+fn keys_whose_hashes_collide_are_told_apart() {
+    let mut bench = Bench::new(1 << 20);
+    let hash_of = |number: u32| bench.store.table.hash(&number.to_le_bytes());
+    // About 10 pairs of 300,000 keys share their 32 bits of hash.
+    let mut hashed: Vec<_> = (0..300_000).map(|number| (hash_of(number).bits(), number)).collect();
+    hashed.sort_unstable();
+    let pair = hashed.windows(2).find(|pair| pair[0].0 == pair[1].0).expect("a collision");
+    let [one, other] = [pair[0].1.to_le_bytes(), pair[1].1.to_le_bytes()];
+    for (victim, survivor) in [(one, other), (other, one)] {
+        bench.apply("", Operation::Flush);
+        for (version, key) in [(Version(1), &one), (Version(2), &other)] {
+            let command = Command { key, operation: set(key) };
+            bench.store.apply(version, &command, Answer::Unwanted);
+            bench.store.check();
+        }
+        assert_eq!(bench.store.keys(), 2);
+        let operation = Operation::Delete { version: Version(0), return_old: true };
+        let command = Command { key: &victim, operation };
+        let deleted = bench.store.apply(Version(3), &command, Answer::Wanted);
+        assert_eq!(deleted.value, Some(&victim[..]));
+        bench.store.check();
+        assert!(bench.store.keys_in_recency_order().eq([&survivor[..]]));
     }
 }
 

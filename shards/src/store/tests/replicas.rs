@@ -193,6 +193,23 @@ fn a_snapshot_whose_checksum_was_made_to_match_is_refused_too() {
 }
 
 #[test]
+fn a_snapshot_with_two_entries_in_one_slot_is_refused() {
+    let mut bench = Bench::new(1 << 20);
+    for key in ["a", "b"] {
+        bench.apply(key, set(b"value", 1, Expiry::Never));
+    }
+    let mut bytes = bench.snapshot();
+    let body = bytes.len() - 8;
+    let second = body - (38 + 6);
+    assert_eq!(bytes[second..second + 4], [1, 0, 0, 0], "the slot of the second entry");
+    bytes[second] = 0;
+    let checksum = hash_bytes(&bytes[..body]);
+    bytes[body..].copy_from_slice(&checksum.to_le_bytes());
+    let refused = Store::restore(&bytes, settings(1)).err();
+    assert!(matches!(refused, Some(RestoreError::Inconsistent(why)) if why.contains("slots")));
+}
+
+#[test]
 fn a_snapshot_names_its_format() {
     let mut bytes = mixed().snapshot();
     bytes[8] = 9;
