@@ -30,14 +30,14 @@ pub struct ShardClock {
     shard_ns: u128,
     /// The monotonic time when `shard_ns` was computed, in nanoseconds.
     anchor_ns: u64,
-    /// The latest stamp taken in.
+    /// The latest stamp taken in; zero where the clock knows none.
     stamp: Millis,
 }
 
 impl ShardClock {
     /// The clock of a shard that has no stamp yet: it starts at the wall clock.
     pub fn at_wall_clock(now: Now) -> Self {
-        Self::resume(now.wall, now)
+        ShardClock { stamp: Millis(0), ..Self::resume(now.wall, now) }
     }
 
     /// The clock of a replica that knows `stamp` from its log or a snapshot.
@@ -80,7 +80,7 @@ impl ShardClock {
     /// knows how much time has passed but the wall clock.
     pub fn step_forward(&mut self, now: Now) {
         let running = self.running(now);
-        *self = Self::resume(running.max(now.wall), now);
+        *self = ShardClock { stamp: self.stamp, ..Self::resume(running.max(now.wall), now) };
     }
 }
 
@@ -188,6 +188,20 @@ mod tests {
         assert_eq!(clock.running(now(900, 0)), Millis(1_600), "old stamps are ignored");
         clock.follow(Millis(9_000), now(1_000, 0));
         assert_eq!(clock.running(now(1_001, 0)), Millis(9_001));
+    }
+
+    #[test]
+    fn the_first_stamp_counts_and_not_the_wall_clock_before_it() {
+        for stamp in [Millis(START - HOUR), Millis(START), Millis(START + HOUR)] {
+            let mut fresh = ShardClock::at_wall_clock(now(0, 0));
+            let mut stepped = ShardClock::resume(Millis(1_000), now(0, 0));
+            stepped.step_forward(now(0, 0));
+            for clock in [&mut fresh, &mut stepped] {
+                clock.running(now(10, 0));
+                clock.follow(stamp, now(10, 0));
+                assert!(clock.running(now(20, 0)).0.abs_diff(stamp.0 + 10) <= 1, "{stamp}");
+            }
+        }
     }
 
     #[test]
