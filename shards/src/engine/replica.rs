@@ -50,6 +50,9 @@ const STABLE_TICKS: u32 = 40;
 const SILENT_TICKS_MAX: u32 = 3;
 /// Ticks for which an operator's transfer keeps the preferred leader out (10 s).
 const TRANSFER_HOLD_TICKS: u32 = 200;
+/// How old the last stamp may get while there are deadlines. A replica that comes back knows time
+/// by the stamps in its log alone.
+const IDLE_STAMP_INTERVAL_MS: u64 = 5_000;
 /// Readies worked off in one turn before other shards get theirs.
 const READIES_PER_TURN: usize = 8;
 
@@ -121,7 +124,11 @@ pub struct Replica {
     last_leader_rank: Option<usize>,
     gathered: VecDeque<Gathered>,
     gathered_bytes: usize,
+    /// In ascending order of their indices.
     proposed: VecDeque<Proposed>,
+    /// Proposed in an earlier office, at indices where `proposed` has a newer entry: truncated
+    /// here, but perhaps alive elsewhere. Their fate is known when their index is applied.
+    doubtful: Vec<Proposed>,
     proposed_bytes: usize,
     stamp_wanted: bool,
     reads: Reads,
@@ -232,6 +239,7 @@ impl Replica {
             gathered: VecDeque::new(),
             gathered_bytes: 0,
             proposed: VecDeque::new(),
+            doubtful: Vec::new(),
             proposed_bytes: 0,
             stamp_wanted: false,
             reads: Reads::default(),
@@ -308,8 +316,10 @@ impl Replica {
         Ok(())
     }
 
-    /// A read behind writes of its connection rides on the entry that carries the last of them:
-    /// it runs right where its connection put it, and the entry's commit confirms it.
+    /// A read behind writes that are not proposed yet rides on the entry that will carry the last
+    /// of them: it runs right where its connection put it, and the entry's commit confirms it.
+    /// The commit of an entry that was proposed before the read came in would not: another leader
+    /// may have committed that entry long ago, and later writes since.
     fn submit_read(&mut self, parcel: &Parcel<'_>) -> Result<(), Status> {
         if self.reads.gathered_bytes() + parcel.command.len() > GATHERED_BYTES_MAX {
             return Err(Status::Overloaded);
@@ -320,14 +330,14 @@ impl Replica {
                 gathered.riders.batch.push(parcel);
                 return Ok(());
             }
+            // What was proposed in an earlier term is in this leader's log, which it applies
+            // before it reads, or lost for good.
             let term = Term(self.raw.raft.term);
-            if let Some(last) = self.proposed.back_mut().filter(|last| last.term == term) {
-                last.riders.positions.push(usize::MAX);
-                last.riders.batch.push(parcel);
-                return Ok(());
-            }
+            let last = self.proposed.back().filter(|last| last.term == term);
+            self.reads.push(parcel, last.map_or(Index(0), |last| last.index));
+            return Ok(());
         }
-        self.reads.push(parcel);
+        self.reads.push(parcel, Index(0));
         Ok(())
     }
 
@@ -391,10 +401,13 @@ impl Replica {
         let Some((formation, store)) = decode_snapshot(bytes, self.settings) else {
             return false;
         };
-        if index > self.applied.0 {
+        let _ = self.raw.step(message);
+        // raft-rs ignores a snapshot of a former term or behind its commit index. What it has
+        // accepted and not yet handed out must then stay staged.
+        let accepted = self.raw.raft.raft_log.unstable.snapshot.as_ref();
+        if accepted.is_some_and(|snapshot| snapshot.get_metadata().index == index.0) {
             self.staged = Some(Staged { index, formation, store: Box::new(store) });
         }
-        let _ = self.raw.step(message);
         true
     }
 
@@ -466,7 +479,9 @@ impl Replica {
             self.tick_membership();
             self.tick_preference(avoid, is_draining);
             let running = self.clock.running(now);
-            self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= running);
+            self.stamp_wanted |= self.store.next_due().is_some_and(|due| {
+                due <= running || self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0
+            });
         }
     }
 
@@ -593,13 +608,14 @@ impl Replica {
             }
         }
         let view = self.view();
-        for place in 0..self.proposed.len() {
-            let proposed = &mut self.proposed[place];
+        for proposed in self.doubtful.iter_mut().chain(&mut self.proposed) {
             if proposed.deadline <= now && !proposed.origins.is_empty() {
                 let origins = std::mem::take(&mut proposed.origins);
                 let riders = std::mem::take(&mut proposed.riders);
                 courier.fail(self.shard, view, &origins, Status::DeadlinePassed);
-                self.fail_riders(&riders, Status::ReadTimeout, courier);
+                for parcel in riders.batch.iter() {
+                    courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
+                }
             }
         }
         for batch in self.reads.take_overdue(now) {
@@ -610,7 +626,11 @@ impl Replica {
     }
 
     fn fail_riders(&self, riders: &Riders, status: Status, courier: &mut Courier<'_>) {
-        for parcel in riders.batch.iter() {
+        self.fail_batch(&riders.batch, status, courier);
+    }
+
+    fn fail_batch(&self, batch: &ReadBatch, status: Status, courier: &mut Courier<'_>) {
+        for parcel in batch.iter() {
             courier.fail(self.shard, self.view(), &[parcel.origin], status);
         }
     }
@@ -629,6 +649,7 @@ impl Replica {
                 return false;
             }
             if self.leads() {
+                self.follow_log(now);
                 // Rounds first: an entry that bars reads must be proposed after they came in, and
                 // their index must lie before it.
                 self.start_reads();
@@ -644,6 +665,18 @@ impl Replica {
             self.note_office(courier);
         }
         true
+    }
+
+    /// A new leader's clock goes on from the last stamp in its log, also where that is not applied
+    /// yet. Until then it may still run by this node's wall clock, hours ahead of the stamps that
+    /// the deadlines in the log count from.
+    fn follow_log(&mut self, now: Now) {
+        if self.led_term == Some(Term(self.raw.raft.term)) {
+            return;
+        }
+        if let Some(stamp) = self.log.last_stamp() {
+            self.clock.follow(stamp, now);
+        }
     }
 
     fn propose_gathered(&mut self, now: Now) {
@@ -670,15 +703,20 @@ impl Replica {
                 unreachable!("a leader's proposal was dropped");
             }
             let index = Index(self.raw.raft.raft_log.last_index());
+            let term = Term(self.raw.raft.term);
             self.stamp_wanted = false;
-            if gathered.bars_reads {
-                self.reads.bar(index);
-            }
+            // What waits for this stamp came in before this entry's commands, like other reads.
             self.reads.stamped(index);
+            if gathered.bars_reads {
+                self.reads.bar(index, term);
+            }
             self.proposed_bytes += bytes;
+            while self.proposed.back().is_some_and(|last| last.index >= index) {
+                self.doubtful.extend(self.proposed.pop_back());
+            }
             self.proposed.push_back(Proposed {
                 index,
-                term: Term(self.raw.raft.term),
+                term,
                 bytes,
                 deadline: gathered.deadline,
                 origins: gathered.origins,
@@ -783,12 +821,12 @@ impl Replica {
         self.clock = ShardClock::resume(self.store.stamp(), now);
         self.formation = Some(staged.formation);
         self.applied = (index, term);
-        while self.proposed.front().is_some_and(|proposed| proposed.index <= index) {
-            if let Some(proposed) = self.proposed.pop_front() {
-                self.proposed_bytes -= proposed.bytes;
-                let status = Status::CoveredBySnapshot;
-                courier.fail(self.shard, self.view(), &proposed.origins, status);
-                self.fail_riders(&proposed.riders, Status::ReadTimeout, courier);
+        while let Some(proposed) = self.take_proposed_up_to(index) {
+            let status = Status::CoveredBySnapshot;
+            courier.fail(self.shard, self.view(), &proposed.origins, status);
+            self.fail_riders(&proposed.riders, Status::ReadTimeout, courier);
+            while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
+                self.fail_batch(&batch, Status::ReadTimeout, courier);
             }
         }
         courier.event(Event::SnapshotRestored(self.shard, index));
@@ -827,24 +865,46 @@ impl Replica {
         self.compact();
     }
 
+    /// Takes out an entry that was proposed here for an index up to `index`.
+    fn take_proposed_up_to(&mut self, index: Index) -> Option<Proposed> {
+        let doubtful = self.doubtful.iter().position(|proposed| proposed.index <= index);
+        let taken = match doubtful {
+            Some(place) => Some(self.doubtful.swap_remove(place)),
+            None if self.proposed.front().is_some_and(|front| front.index <= index) => {
+                self.proposed.pop_front()
+            }
+            None => None,
+        }?;
+        self.proposed_bytes -= taken.bytes;
+        Some(taken)
+    }
+
     /// What this replica knows of the entry at `index`, if it proposed it. If another leader's
-    /// entry stands in its place, its commands are not done, and never will be.
+    /// entry stands in its place, its commands are not done, and never will be; reads that it
+    /// barred are free to be tried again.
     fn take_own(
         &mut self,
         index: Index,
         term: Term,
         courier: &mut Courier<'_>,
     ) -> Option<Proposed> {
-        while self.proposed.front().is_some_and(|front| front.index <= index) {
-            let proposed = self.proposed.pop_front()?;
-            self.proposed_bytes -= proposed.bytes;
+        let mut own = None;
+        while let Some(proposed) = self.take_proposed_up_to(index) {
             if proposed.index == index && proposed.term == term {
-                return Some(proposed);
+                own = Some(proposed);
+                continue;
             }
-            courier.fail(self.shard, self.view(), &proposed.origins, Status::Superseded);
+            let view = self.view();
+            while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
+                for parcel in batch.iter() {
+                    courier.give_back(self.shard, view, &parcel);
+                }
+                self.reads.recycle(batch);
+            }
+            courier.fail(self.shard, view, &proposed.origins, Status::Superseded);
             self.fail_riders(&proposed.riders, Status::Superseded, courier);
         }
-        None
+        own
     }
 
     fn apply_commands(
@@ -872,7 +932,7 @@ impl Replica {
             self.operations += reader.len() as u64;
             return Ok(());
         };
-        while let Some(batch) = self.reads.take_barred(Index(entry.index)) {
+        while let Some(batch) = self.reads.take_barred(own.index, own.term) {
             self.run_batch(reader.stamp(), batch.iter(), courier);
             self.reads.recycle(batch);
         }
@@ -999,6 +1059,10 @@ impl Replica {
             courier.event(Event::LostLeadership(self.shard, led));
             self.give_back(courier);
         }
+        // An office won and lost within one turn is not noticed above, but may have taken commands.
+        if !leads && (!self.gathered.is_empty() || self.reads.has_unbarred()) {
+            self.give_back(courier);
+        }
         if leads && self.led_term.is_none() {
             self.led_term = Some(term);
             self.stable_ticks = 0;
@@ -1010,7 +1074,7 @@ impl Replica {
     /// Returns commands that were not proposed, and reads, to where they came from.
     fn give_back(&mut self, courier: &mut Courier<'_>) {
         let view = self.view();
-        for batch in self.reads.take_all() {
+        for batch in self.reads.take_unbarred() {
             for parcel in batch.iter() {
                 courier.give_back(self.shard, view, &parcel);
             }
@@ -1051,7 +1115,10 @@ impl Replica {
     fn abandon(&mut self, courier: &mut Courier<'_>) {
         self.give_back(courier);
         let view = self.view();
-        for proposed in self.proposed.drain(..) {
+        for batch in self.reads.take_all() {
+            self.fail_batch(&batch, Status::ReadTimeout, courier);
+        }
+        for proposed in self.doubtful.drain(..).chain(self.proposed.drain(..)) {
             courier.fail(self.shard, view, &proposed.origins, Status::ReplicaStopped);
             for parcel in proposed.riders.batch.iter() {
                 courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
