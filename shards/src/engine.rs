@@ -71,7 +71,12 @@ struct Courier<'a> {
     events: &'a mut Vec<Event>,
     returned: &'a mut Vec<(ShardId, Parked)>,
     transfers: &'a mut Transfers,
+    refusals: &'a mut Refusals,
 }
+
+/// The last batch of each origin core and shard that was refused, or given back after it had been
+/// taken. One entry per shard and core of the cluster at most.
+type Refusals = std::collections::BTreeMap<(ShardId, Address), u64>;
 
 impl Courier<'_> {
     /// Hands an outcome to its origin.
@@ -79,7 +84,7 @@ impl Courier<'_> {
         match origin {
             Origin::Local(token) => outcome.push_to(self.replies, token),
             Origin::Remote { to, batch, ordinal } => {
-                if let Some(frame) = self.outbox.frame(to, Lane::Turn) {
+                if let Some(frame) = self.outbox.reply_frame(to) {
                     let item = ReplyItem {
                         ordinal,
                         status: outcome.status,
@@ -101,7 +106,7 @@ impl Courier<'_> {
             match origin {
                 Origin::Local(token) => self.replies.push(Reply::bare(token, status), None),
                 Origin::Remote { to, batch, ordinal } => {
-                    if let Some(frame) = self.outbox.frame(to, Lane::Turn) {
+                    if let Some(frame) = self.outbox.reply_frame(to) {
                         let header = RepliesHeader { shard, batch, view };
                         frame.reply(header, &ReplyItem::bare(ordinal, status));
                     }
@@ -114,7 +119,10 @@ impl Courier<'_> {
     fn give_back(&mut self, shard: ShardId, view: LeaderView, parcel: &Parcel<'_>) {
         match parcel.origin {
             Origin::Local(token) => self.returned.push((shard, Parked::new(token, parcel))),
-            Origin::Remote { .. } => self.fail(shard, view, &[parcel.origin], Status::NotLeader),
+            Origin::Remote { to, batch, .. } => {
+                self.refusals.insert((shard, to), batch);
+                self.fail(shard, view, &[parcel.origin], Status::NotLeader);
+            }
         }
     }
 
@@ -173,6 +181,7 @@ pub struct Core {
     router: Router,
     outbox: Outbox,
     transfers: Transfers,
+    refusals: Refusals,
     dirty: Vec<ShardId>,
     /// Replicas' readies that wait for disk operations, with the operations' ids.
     persisting: std::collections::VecDeque<(u64, Vec<Persisting>)>,
@@ -213,9 +222,10 @@ impl Core {
             own,
             homes,
             leaders: vec![LeaderView::default(); usize::from(shards)],
-            router: Router::new(own, shards, config.parked_bytes_max),
+            router: Router::new(own, shards, config.parked_bytes_max, random.next()),
             outbox: Outbox::new(own, config.cores, config.placement.clone()),
-            transfers: Transfers::default(),
+            transfers: Transfers::new(random.next()),
+            refusals: Refusals::new(),
             dirty: Vec::new(),
             persisting: std::collections::VecDeque::new(),
             next_operation: 1,
@@ -395,6 +405,10 @@ impl Core {
                         self.draining.push(from.node);
                     }
                 }
+                Message::RepliesLost => {
+                    self.router.link_down(from, &mut self.verdicts);
+                    self.deliver_verdicts(outputs);
+                }
                 Message::Probe(shard, _)
                 | Message::Empty(shard, _)
                 | Message::Prepare(shard, _)
@@ -416,7 +430,13 @@ impl Core {
         mut items: Items<'_>,
     ) {
         let deadline = Nanos(now.monotonic.0 + self.config.request_deadline.0);
-        let leads = self.leads(header.shard);
+        // A batch behind one that was refused would overtake it, if this replica took it.
+        let origin = (header.shard, from);
+        let is_late = self.refusals.get(&origin).is_some_and(|&refused| refused >= header.oldest);
+        let leads = self.leads(header.shard) && !is_late;
+        if !leads && self.router.has(header.shard) {
+            self.refusals.insert(origin, header.batch);
+        }
         let view = if self.router.has(header.shard) {
             self.router.view(header.shard)
         } else {
@@ -432,7 +452,7 @@ impl Core {
                 false => Err(Status::NotLeader),
             };
             if let Err(status) = outcome
-                && let Some(frame) = self.outbox.frame(from, Lane::Turn)
+                && let Some(frame) = self.outbox.reply_frame(from)
             {
                 let header = RepliesHeader { shard: header.shard, batch: header.batch, view };
                 frame.reply(header, &ReplyItem::bare(ordinal, status));
@@ -578,6 +598,7 @@ impl Core {
 
     fn link_down(&mut self, to: Address, outputs: &mut Outputs) {
         self.outbox.link_down(to);
+        self.refusals.retain(|(_, origin), _| *origin != to);
         for ended in self.transfers.link_down(to) {
             self.end_transfer(ended);
         }
@@ -622,6 +643,7 @@ impl Core {
                 events: &mut outputs.events,
                 returned: &mut self.returned,
                 transfers: &mut self.transfers,
+                refusals: &mut self.refusals,
             };
             replica.persisted(persisted, &mut courier);
             self.mark_dirty(shard);
@@ -730,6 +752,7 @@ impl Core {
             events: &mut outputs.events,
             returned: &mut self.returned,
             transfers: &mut self.transfers,
+            refusals: &mut self.refusals,
         };
         let goes_on = replica.end_turn(now, persisting, &mut courier);
         let (view, leads) = (replica.view(), replica.leads());
@@ -801,6 +824,7 @@ impl Core {
                     events: &mut outputs.events,
                     returned: &mut self.returned,
                     transfers: &mut self.transfers,
+                    refusals: &mut self.refusals,
                 };
                 replica.tick(now, &self.draining, &mut courier);
                 // Until it is a voter, a newcomer goes on asking to be taken in.

@@ -15,10 +15,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use crate::ids::{Index, Term};
+use crate::entry::EntryReader;
+use crate::ids::{Index, Millis, Term};
 
 /// Index and term at which every shard is formed.
 pub const FORMATION: (Index, Term) = (Index(1), Term(1));
@@ -171,6 +172,16 @@ impl RaftLog {
     /// The term at `index`, if the log still has it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.inner.state.borrow().term(index.0).ok().map(Term)
+    }
+
+    /// The stamp of the last entry that carries one, as far as the log reaches back.
+    pub fn last_stamp(&self) -> Option<Millis> {
+        let state = self.inner.state.borrow();
+        let mut entries = state.entries.iter().rev();
+        entries.find_map(|entry| match entry.entry_type() {
+            EntryType::EntryNormal => EntryReader::new(&entry.data).ok().map(|read| read.stamp()),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => None,
+        })
     }
 
     /// Cuts applied entries away until `keep_bytes` are left, but never past `needed`, the last

@@ -31,6 +31,7 @@ mod kind {
     pub const SNAPSHOT_CHUNK: u8 = 11;
     pub const SNAPSHOT_ACK: u8 = 12;
     pub const DRAINING: u8 = 13;
+    pub const REPLIES_LOST: u8 = 14;
 }
 
 /// The members a shard is formed by, and the epoch it is formed with.
@@ -71,6 +72,9 @@ pub enum Message<'a> {
     SnapshotAck(ShardId, SnapshotAck),
     /// "My node is about to stop: hand me no leadership."
     Draining,
+    /// "Outcomes that I owed you were lost with the link": what is under way here will perhaps
+    /// never be answered. The first message on a link that was down.
+    RepliesLost,
 }
 
 /// Whose commands follow.
@@ -78,8 +82,10 @@ pub enum Message<'a> {
 pub struct RequestsHeader {
     /// The shard.
     pub shard: ShardId,
-    /// The origin's name for the batch; replies carry it.
+    /// The origin's name for the batch; replies carry it. Names ascend.
     pub batch: u64,
+    /// The oldest batch to this shard that the origin had under way when it sent this one.
+    pub oldest: u64,
 }
 
 /// Whose outcomes follow, and what the replying replica knows of the shard's leader.
@@ -212,6 +218,7 @@ impl FrameBuilder {
         self.message(kind::REQUESTS, |out| {
             out.extend_from_slice(&header.shard.0.to_le_bytes());
             out.extend_from_slice(&header.batch.to_le_bytes());
+            out.extend_from_slice(&header.oldest.to_le_bytes());
             for (flags, command) in commands {
                 out.push(flags.0);
                 out.extend_from_slice(command);
@@ -301,6 +308,11 @@ impl FrameBuilder {
     /// Adds the notice that this node is about to stop.
     pub fn draining(&mut self) {
         self.message(kind::DRAINING, |_| {});
+    }
+
+    /// Adds the notice that outcomes were lost.
+    pub fn replies_lost(&mut self) {
+        self.message(kind::REPLIES_LOST, |_| {});
     }
 }
 
@@ -498,6 +510,9 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
     if kind == kind::DRAINING {
         return Some(Message::Draining);
     }
+    if kind == kind::REPLIES_LOST {
+        return Some(Message::RepliesLost);
+    }
     if kind == kind::LEADERS {
         let mut views = Vec::new();
         while !payload.0.is_empty() {
@@ -509,7 +524,8 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
     Some(match kind {
         kind::RAFT => Message::Raft(shard, payload.rest()),
         kind::REQUESTS => {
-            let header = RequestsHeader { shard, batch: payload.u64()? };
+            let (batch, oldest) = (payload.u64()?, payload.u64()?);
+            let header = RequestsHeader { shard, batch, oldest };
             Message::Requests(header, Items(payload.rest()))
         }
         kind::REPLIES => {
@@ -584,7 +600,7 @@ mod tests {
         crate::command::Command { key: b"k", operation: crate::command::Operation::Get }
             .encode(&mut command);
         builder.requests(
-            RequestsHeader { shard: ShardId(2), batch: 9 },
+            RequestsHeader { shard: ShardId(2), batch: 9, oldest: 8 },
             [(RequestFlags::new(true), &command[..]), (RequestFlags::new(false), &command[..])]
                 .into_iter(),
         );
@@ -614,6 +630,7 @@ mod tests {
         });
         builder.snapshot_ack(ShardId(3), SnapshotAck { transfer: 1, received: 3 });
         builder.draining();
+        builder.replies_lost();
         builder.take(Vec::new())
     }
 
@@ -622,7 +639,7 @@ mod tests {
         let frame = sample_frame();
         let messages: Vec<_> =
             Messages::new(&frame).map(|message| message.expect("a whole message")).collect();
-        assert_eq!(messages.len(), 10);
+        assert_eq!(messages.len(), 11);
         let Message::Raft(ShardId(1), raft) = &messages[0] else { panic!("{messages:?}") };
         assert_eq!(decode_raft(raft).expect("a Raft message").entries[0].data, [1, 2, 3]);
         let Message::Requests(header, mut items) = messages[1] else { panic!("{messages:?}") };
@@ -635,7 +652,7 @@ mod tests {
         let second = items.next_reply().expect("two").expect("well formed");
         assert_eq!((second.ordinal, second.number), (1, 4));
         assert_eq!(items.next_reply(), None);
-        assert_eq!(messages[9], Message::Draining);
+        assert_eq!(messages[9..], [Message::Draining, Message::RepliesLost]);
     }
 
     #[test]

@@ -19,13 +19,15 @@ pub struct Outbox {
     frames: Vec<((Address, Lane), FrameBuilder)>,
     /// Links that are up, sorted.
     links: Vec<Address>,
+    /// Cores to which outcomes were lost, sorted. They are told when their link is up again.
+    owed: Vec<Address>,
 }
 
 impl Outbox {
     /// Nothing to send, nothing linked, and every node assumed to have as many cores as this one.
     pub fn new(own: Address, cores: u16, placement: Placement) -> Self {
         let cores = vec![cores.max(1); placement.nodes().len()];
-        Outbox { own, placement, cores, frames: Vec::new(), links: Vec::new() }
+        Outbox { own, placement, cores, frames: Vec::new(), links: Vec::new(), owed: Vec::new() }
     }
 
     fn position(&self, node: NodeId) -> Option<usize> {
@@ -37,6 +39,12 @@ impl Outbox {
         if let Err(place) = self.links.binary_search(&to) {
             self.links.insert(place, to);
         }
+        if let Ok(place) = self.owed.binary_search(&to) {
+            self.owed.remove(place);
+            if let Some(frame) = self.frame(to, Lane::Turn) {
+                frame.replies_lost();
+            }
+        }
         let Some(position) = self.position(to.node) else { return false };
         let changed = self.cores[position] != cores.max(1);
         self.cores[position] = cores.max(1);
@@ -45,6 +53,7 @@ impl Outbox {
 
     /// Notes that a link is down, and forgets what was gathered for it.
     pub fn link_down(&mut self, to: Address) {
+        self.owe(to);
         if let Ok(place) = self.links.binary_search(&to) {
             self.links.remove(place);
         }
@@ -85,6 +94,21 @@ impl Outbox {
             }
         };
         Some(&mut self.frames[place].1)
+    }
+
+    /// The frame for outcomes that `to` waits for, unless it cannot be reached; then it will be
+    /// told that some were lost.
+    pub fn reply_frame(&mut self, to: Address) -> Option<&mut FrameBuilder> {
+        if !self.reaches(to) {
+            self.owe(to);
+        }
+        self.frame(to, Lane::Turn)
+    }
+
+    fn owe(&mut self, to: Address) {
+        if let Err(place) = self.owed.binary_search(&to) {
+            self.owed.insert(place, to);
+        }
     }
 
     /// The frames for all other cores of this node.

@@ -11,14 +11,18 @@
 //! clock, but not by the applied stamp, waits for an entry with a newer stamp.
 //!
 //! Order within a connection: a write that must not overtake earlier reads *bars* them, by the
-//! index of its entry. Just before that entry is applied, whatever is still barred by it runs:
-//! the entry was proposed after those reads came in, so that its commit confirms them as well.
-//! Reads behind writes do not come here at all; they travel with the write's entry.
+//! index and term of its entry. Just before that entry is applied, whatever is still barred by it
+//! runs: the entry was proposed after those reads came in, so that its commit confirms them as
+//! well. That holds after the replica has left office, too, and barred reads wait for it: tried
+//! again elsewhere, they could see the write that came after them.
+//! A read behind a write that was already proposed waits for that write's index, besides its
+//! round: the write's commit alone says nothing about the time after it. Reads behind writes that
+//! are not proposed yet do not come here at all; they travel with the write's entry.
 
 use std::collections::VecDeque;
 
 use super::{Origin, Parcel};
-use crate::ids::{Index, Nanos};
+use crate::ids::{Index, Nanos, Term};
 
 /// Ticks after which an unconfirmed round is tried again.
 const RETRY_TICKS: u32 = 3;
@@ -76,22 +80,35 @@ enum Stage {
     Asked,
     /// A majority has confirmed it for this index.
     Confirmed(Index),
+    /// Its replica has left office: only the entry that bars it decides.
+    Stranded,
 }
 
 #[derive(Debug)]
 struct Pending {
     stage: Stage,
-    /// It must have run before the entry at this index is applied.
-    barred_by: Option<Index>,
+    /// It runs when this index is applied, at the earliest.
+    not_before: Index,
+    /// It must have run before this entry is applied.
+    barred_by: Option<(Index, Term)>,
     batch: ReadBatch,
+}
+
+/// A round under way.
+#[derive(Debug)]
+struct Round {
+    /// Its first attempt and its latest. Each was made after all its reads had come in.
+    first: u64,
+    latest: u64,
+    ticks_left: u32,
 }
 
 /// All reads of a replica.
 #[derive(Debug, Default)]
 pub struct Reads {
     pending: VecDeque<Pending>,
-    /// The attempt under way, and the ticks it has left.
-    round: Option<(u64, u32)>,
+    /// The round under way.
+    round: Option<Round>,
     attempts: u64,
     gathered_bytes: usize,
     due: ReadBatch,
@@ -99,19 +116,23 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Adds a read to the next round.
-    pub fn push(&mut self, parcel: &Parcel<'_>) {
-        let is_open = self
+    /// Adds a read to the next round, to be run when `not_before` is applied at the earliest.
+    pub fn push(&mut self, parcel: &Parcel<'_>, not_before: Index) {
+        self.gathered_bytes += parcel.command.len();
+        let open = self
             .pending
-            .back()
-            .is_some_and(|last| last.stage == Stage::Gathering && last.barred_by.is_none());
-        if !is_open {
-            let batch = self.spares.pop().unwrap_or_default();
-            self.pending.push_back(Pending { stage: Stage::Gathering, barred_by: None, batch });
-        }
-        if let Some(last) = self.pending.back_mut() {
-            last.batch.push(parcel);
-            self.gathered_bytes += parcel.command.len();
+            .iter_mut()
+            .rev()
+            .take_while(|pending| pending.stage == Stage::Gathering && pending.barred_by.is_none())
+            .find(|pending| pending.not_before == not_before);
+        match open {
+            Some(pending) => pending.batch.push(parcel),
+            None => {
+                let mut batch = self.spares.pop().unwrap_or_default();
+                batch.push(parcel);
+                let stage = Stage::Gathering;
+                self.pending.push_back(Pending { stage, not_before, barred_by: None, batch });
+            }
         }
     }
 
@@ -120,23 +141,21 @@ impl Reads {
         self.gathered_bytes
     }
 
-    /// Bars all reads that have come in so far from running after the entry at `index`.
-    pub fn bar(&mut self, index: Index) {
+    /// Bars all reads that have come in so far from running after the entry at `index` in `term`.
+    pub fn bar(&mut self, index: Index, term: Term) {
         for pending in self.pending.iter_mut().rev() {
             if pending.barred_by.is_some() {
                 break;
             }
-            pending.barred_by = Some(index);
+            pending.barred_by = Some((index, term));
         }
     }
 
-    /// Takes out the next batch that must run before the entry at `index` is applied.
-    pub fn take_barred(&mut self, index: Index) -> Option<ReadBatch> {
-        let is_barred = |pending: &Pending| pending.barred_by.is_some_and(|by| by <= index);
-        if !self.pending.front().is_some_and(is_barred) {
-            return None;
-        }
-        let pending = self.pending.pop_front()?;
+    /// Takes out the next batch that is barred by the entry at `index` in `term`.
+    pub fn take_barred(&mut self, index: Index, term: Term) -> Option<ReadBatch> {
+        let is_barred = |pending: &Pending| pending.barred_by == Some((index, term));
+        let place = self.pending.iter().position(is_barred)?;
+        let pending = self.pending.remove(place)?;
         if pending.stage == Stage::Gathering {
             self.gathered_bytes -= pending.batch.bytes.len();
         }
@@ -145,8 +164,7 @@ impl Reads {
 
     /// Whether a new round should start.
     pub fn wants_round(&self) -> bool {
-        self.round.is_none()
-            && self.pending.back().is_some_and(|last| last.stage == Stage::Gathering)
+        self.round.is_none() && self.pending.iter().any(|pending| pending.stage == Stage::Gathering)
     }
 
     /// Starts a round for everything gathered. Returns the attempt's number.
@@ -158,44 +176,46 @@ impl Reads {
         }
         self.gathered_bytes = 0;
         self.attempts += 1;
-        self.round = Some((self.attempts, RETRY_TICKS));
-        self.attempts
+        let first = self.attempts;
+        self.round = Some(Round { first, latest: first, ticks_left: RETRY_TICKS });
+        first
     }
 
     /// Counts a tick; returns the number of a new attempt if the round has to be tried again.
     pub fn tick(&mut self) -> Option<u64> {
-        let (attempt, ticks_left) = self.round.as_mut()?;
-        *ticks_left = ticks_left.saturating_sub(1);
-        if *ticks_left > 0 {
+        let round = self.round.as_mut()?;
+        round.ticks_left = round.ticks_left.saturating_sub(1);
+        if round.ticks_left > 0 {
             return None;
         }
         self.attempts += 1;
-        *attempt = self.attempts;
-        *ticks_left = RETRY_TICKS;
+        round.latest = self.attempts;
+        round.ticks_left = RETRY_TICKS;
         Some(self.attempts)
     }
 
-    /// Takes a confirmation by a majority that the group's commit index was `index`.
+    /// Takes a confirmation by a majority that the group's commit index was `index`. Any attempt
+    /// of the round will do: where messages take longer than a retry, the latest never returns.
     pub fn confirm(&mut self, attempt: u64, index: Index) {
-        if self.round.is_none_or(|(current, _)| current != attempt) {
+        let is_current =
+            self.round.as_ref().is_some_and(|r| (r.first..=r.latest).contains(&attempt));
+        if !is_current {
             return;
         }
         self.round = None;
         for pending in &mut self.pending {
             if pending.stage == Stage::Asked {
-                pending.stage = Stage::Confirmed(index);
+                pending.stage = Stage::Confirmed(index.max(pending.not_before));
             }
         }
     }
 
     /// The next batch that may run now that `applied` is applied.
     pub fn next_runnable(&mut self, applied: Index) -> Option<ReadBatch> {
-        match self.pending.front()?.stage {
-            Stage::Confirmed(index) if index <= applied => {
-                self.pending.pop_front().map(|pending| pending.batch)
-            }
-            _ => None,
-        }
+        let place = self.pending.iter().position(
+            |pending| matches!(pending.stage, Stage::Confirmed(index) if index <= applied),
+        )?;
+        self.pending.remove(place).map(|pending| pending.batch)
     }
 
     /// Keeps a batch's memory for the next.
@@ -220,8 +240,8 @@ impl Reads {
     pub fn stamped(&mut self, index: Index) {
         if !self.due.is_empty() {
             let batch = std::mem::take(&mut self.due);
-            let stage = Stage::Confirmed(index);
-            self.pending.push_back(Pending { stage, barred_by: None, batch });
+            let (stage, not_before) = (Stage::Confirmed(index), index);
+            self.pending.push_back(Pending { stage, not_before, barred_by: None, batch });
         }
     }
 
@@ -246,13 +266,33 @@ impl Reads {
         overdue
     }
 
-    /// Takes everything out, oldest first: the replica leads no more.
-    pub fn take_all(&mut self) -> Vec<ReadBatch> {
+    /// Whether anything would be given back if the replica led no more.
+    pub fn has_unbarred(&self) -> bool {
+        !self.due.is_empty() || self.pending.iter().any(|pending| pending.barred_by.is_none())
+    }
+
+    /// Takes out what no entry bars, oldest first: the replica leads no more. The rest waits for
+    /// the fate of the entries that bar it.
+    pub fn take_unbarred(&mut self) -> Vec<ReadBatch> {
         let mut all = vec![std::mem::take(&mut self.due)];
-        all.extend(self.pending.drain(..).map(|pending| pending.batch));
+        for mut pending in std::mem::take(&mut self.pending) {
+            if pending.barred_by.is_some() {
+                pending.stage = Stage::Stranded;
+                self.pending.push_back(pending);
+            } else {
+                all.push(pending.batch);
+            }
+        }
         all.retain(|batch| !batch.is_empty());
         self.round = None;
         self.gathered_bytes = 0;
+        all
+    }
+
+    /// Takes everything out, oldest first.
+    pub fn take_all(&mut self) -> Vec<ReadBatch> {
+        let mut all = self.take_unbarred();
+        all.extend(self.pending.drain(..).map(|pending| pending.batch));
         all
     }
 }

@@ -6,11 +6,15 @@
 //! answered, because a `NotLeader` (certainly not done) sends it around again; a forwarded request
 //! is never forwarded a second time by its receiver.
 //!
-//! Order: requests of one shard are under way to one destination at a time. As long as batches are
-//! under way elsewhere, newer requests wait, so that a connection's requests to a shard run in the
-//! order it sent them.
+//! Order: a connection's requests to a shard run in the order it sent them. Therefore
+//! - requests of one shard are under way to one destination at a time; newer ones wait;
+//! - what comes back goes to its old place in the queue, by the number it got when it came in;
+//! - a batch names the oldest one under way, and a receiver that refused that one or a later one
+//!   refuses this one too: it may have taken office in between;
+//! - a read whose answer was lost is not tried again when a later write of its connection may have
+//!   run meanwhile.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::frames::{RequestFlags, RequestsHeader};
 use super::outbox::Outbox;
@@ -22,6 +26,8 @@ use crate::reply::{Status, Token};
 /// A request that waits for a leader.
 #[derive(Debug)]
 pub struct Parked {
+    /// Its place among all requests of this core.
+    number: u64,
     token: Token,
     is_read: bool,
     ordered: bool,
@@ -33,6 +39,7 @@ impl Parked {
     /// Keeps a request of this core's own connections.
     pub fn new(token: Token, parcel: &Parcel<'_>) -> Self {
         Parked {
+            number: 0,
             token,
             is_read: parcel.is_read,
             ordered: parcel.ordered,
@@ -55,6 +62,7 @@ impl Parked {
 /// A request that is under way in a batch.
 #[derive(Debug)]
 struct Sent {
+    number: u64,
     token: Token,
     is_read: bool,
     ordered: bool,
@@ -97,9 +105,10 @@ const SPARE_BYTES_MAX: usize = 256 << 10;
 #[derive(Debug, Default)]
 struct Route {
     view: LeaderView,
+    /// In ascending order of their numbers.
     parked: VecDeque<Parked>,
-    /// Batches under way, and to whom.
-    under_way: usize,
+    /// Batches under way in ascending order, and to whom.
+    under_way: BTreeSet<u64>,
     target: Option<Address>,
     /// The batch that this turn is filling.
     filling: Option<u64>,
@@ -115,6 +124,9 @@ pub struct Router {
     routes: Vec<Route>,
     batches: BTreeMap<u64, Batch>,
     next_batch: u64,
+    /// The number of the next request, and of the next one that goes before all others.
+    next_number: u64,
+    next_number_in_front: u64,
     filled: Vec<u64>,
     held_bytes: usize,
     held_bytes_max: usize,
@@ -125,12 +137,17 @@ pub struct Router {
 
 impl Router {
     /// A router for `shards` shards that holds at most `held_bytes_max` bytes of commands.
-    pub fn new(own: Address, shards: u16, held_bytes_max: usize) -> Self {
+    ///
+    /// Batches are numbered from `first_batch`, which must differ from life to life: an answer to
+    /// a batch of a former life must not be taken for one to a batch of this life.
+    pub fn new(own: Address, shards: u16, held_bytes_max: usize, first_batch: u64) -> Self {
         Router {
             own,
             routes: (0..shards).map(|_| Route::default()).collect(),
             batches: BTreeMap::new(),
-            next_batch: 1,
+            next_batch: first_batch >> 1,
+            next_number: 1 << 63,
+            next_number_in_front: (1 << 63) - 1,
             filled: Vec::new(),
             held_bytes: 0,
             held_bytes_max,
@@ -177,7 +194,7 @@ impl Router {
     /// Whether a request may go straight to the replica on this core, if that leads.
     pub fn is_clear(&self, shard: ShardId) -> bool {
         let route = &self.routes[usize::from(shard.0)];
-        route.parked.is_empty() && route.under_way == 0
+        route.parked.is_empty() && route.under_way.is_empty()
     }
 
     /// Takes a request that this core does not run itself, or not now. `Err` gives the status
@@ -193,12 +210,15 @@ impl Router {
             return Err(Status::Overloaded);
         }
         self.held_bytes += parcel.command.len();
+        let number = self.next_number;
+        self.next_number += 1;
         match self.destination(shard, outbox) {
             Some(to) if self.routes[usize::from(shard.0)].parked.is_empty() => {
-                self.send(shard, to, token, parcel);
+                self.send(shard, to, number, token, parcel);
             }
             _ => {
-                self.routes[usize::from(shard.0)].parked.push_back(Parked::new(token, parcel));
+                let parked = Parked { number, ..Parked::new(token, parcel) };
+                self.routes[usize::from(shard.0)].parked.push_back(parked);
             }
         }
         Ok(())
@@ -207,8 +227,10 @@ impl Router {
     /// Puts requests back that this core's own replica could not run, in order, before all that
     /// wait.
     pub fn put_back(&mut self, returned: &mut Vec<(ShardId, Parked)>) {
-        for (shard, parked) in returned.drain(..).rev() {
+        for (shard, mut parked) in returned.drain(..).rev() {
             self.held_bytes += parked.command.len();
+            parked.number = self.next_number_in_front;
+            self.next_number_in_front -= 1;
             self.routes[usize::from(shard.0)].parked.push_front(parked);
             self.stirred.push(shard);
         }
@@ -219,11 +241,18 @@ impl Router {
     fn destination(&self, shard: ShardId, outbox: &Outbox) -> Option<Address> {
         let route = &self.routes[usize::from(shard.0)];
         let to = outbox.home(shard, route.view.leader?);
-        let is_free = route.under_way == 0 || route.target == Some(to);
+        let is_free = route.under_way.is_empty() || route.target == Some(to);
         (to != self.own && outbox.reaches(to) && is_free).then_some(to)
     }
 
-    fn send(&mut self, shard: ShardId, to: Address, token: Token, parcel: &Parcel<'_>) {
+    fn send(
+        &mut self,
+        shard: ShardId,
+        to: Address,
+        number: u64,
+        token: Token,
+        parcel: &Parcel<'_>,
+    ) {
         let route = &mut self.routes[usize::from(shard.0)];
         let id = match route.filling {
             Some(id) => id,
@@ -231,7 +260,7 @@ impl Router {
                 let id = self.next_batch;
                 self.next_batch += 1;
                 route.filling = Some(id);
-                route.under_way += 1;
+                route.under_way.insert(id);
                 route.target = Some(to);
                 self.filled.push(id);
                 let (bytes, items) = match self.spares.pop() {
@@ -249,6 +278,7 @@ impl Router {
             batch.deadline = batch.deadline.min(parcel.deadline);
             batch.bytes.extend_from_slice(parcel.command);
             batch.items.push(Sent {
+                number,
                 token,
                 is_read: parcel.is_read,
                 ordered: parcel.ordered,
@@ -284,7 +314,7 @@ impl Router {
             let leads_here =
                 route.view.leader.is_some_and(|node| outbox.home(shard, node) == self.own);
             if leads_here {
-                if route.under_way > 0 || !run_here(shard, &front.parcel()) {
+                if !route.under_way.is_empty() || !run_here(shard, &front.parcel()) {
                     return;
                 }
                 if let Some(parked) = route.parked.pop_front() {
@@ -294,7 +324,7 @@ impl Router {
             }
             let Some(to) = self.destination(shard, outbox) else { return };
             if let Some(parked) = self.routes[usize::from(shard.0)].parked.pop_front() {
-                self.send(shard, to, parked.token, &parked.parcel());
+                self.send(shard, to, parked.number, parked.token, &parked.parcel());
             }
         }
     }
@@ -312,11 +342,13 @@ impl Router {
     pub fn seal(&mut self, outbox: &mut Outbox) {
         for id in self.filled.drain(..) {
             let Some(batch) = self.batches.get(&id) else { continue };
-            self.routes[usize::from(batch.shard.0)].filling = None;
+            let route = &mut self.routes[usize::from(batch.shard.0)];
+            route.filling = None;
+            let oldest = route.under_way.first().copied().unwrap_or(id);
             // A destination that went away within the turn is reported by `link_down`.
             if let Some(frame) = outbox.frame(batch.to, Lane::Turn) {
                 frame.requests(
-                    RequestsHeader { shard: batch.shard, batch: id },
+                    RequestsHeader { shard: batch.shard, batch: id, oldest },
                     batch.iter().map(|(sent, command)| (RequestFlags::new(sent.ordered), command)),
                 );
             }
@@ -349,11 +381,11 @@ impl Router {
         token
     }
 
-    /// Ends a batch: what is still unanswered goes back to the front of the queue.
+    /// Ends a batch: what is still unanswered goes back to its place in the queue.
     fn close(&mut self, id: u64) {
         let Some(mut batch) = self.batches.remove(&id) else { return };
         let route = &mut self.routes[usize::from(batch.shard.0)];
-        route.under_way -= 1;
+        route.under_way.remove(&id);
         if route.filling == Some(id) {
             route.filling = None;
         }
@@ -361,13 +393,18 @@ impl Router {
             if sent.answered {
                 self.held_bytes -= command.len();
             } else {
-                route.parked.push_front(Parked {
-                    token: sent.token,
-                    is_read: sent.is_read,
-                    ordered: sent.ordered,
-                    deadline: sent.deadline,
-                    command: command.into(),
-                });
+                let place = route.parked.partition_point(|other| other.number < sent.number);
+                route.parked.insert(
+                    place,
+                    Parked {
+                        number: sent.number,
+                        token: sent.token,
+                        is_read: sent.is_read,
+                        ordered: sent.ordered,
+                        deadline: sent.deadline,
+                        command: command.into(),
+                    },
+                );
             }
         }
         if !route.parked.is_empty() {
@@ -394,19 +431,39 @@ impl Router {
     pub fn link_down(&mut self, to: Address, verdicts: &mut Vec<Verdict>) {
         let lost: Vec<u64> =
             self.batches.iter().filter(|(_, b)| b.to == to).map(|(&id, _)| id).collect();
-        // The newest first, because each puts its reads in front of the queue.
+        // The newest first, so that a read is known to be followed by a lost write.
+        let mut writers = BTreeSet::new();
         for id in lost.into_iter().rev() {
-            self.give_up(id, Status::LinkLost, verdicts);
+            self.give_up(id, Status::LinkLost, &mut writers, verdicts);
         }
     }
 
-    fn give_up(&mut self, id: u64, status: Status, verdicts: &mut Vec<Verdict>) {
+    /// Ends a batch whose answers will not be waited for. Of what was sent, writes have an unknown
+    /// fate; reads go around again, unless one of `writers`, the connections with a later write of
+    /// unknown fate, sent them.
+    fn give_up(
+        &mut self,
+        id: u64,
+        status: Status,
+        writers: &mut BTreeSet<(ShardId, u32)>,
+        verdicts: &mut Vec<Verdict>,
+    ) {
         let was_sent = !self.filled.contains(&id);
-        if let Some(batch) = self.batches.get_mut(&id) {
-            for sent in batch.items.iter_mut().filter(|sent| !sent.answered) {
-                if !sent.is_read && was_sent && !sent.returned {
+        if let Some(batch) = self.batches.get_mut(&id)
+            && was_sent
+        {
+            let writer = |sent: &Sent| (batch.shard, sent.token.connection);
+            for sent in batch.items.iter_mut().rev().filter(|sent| !sent.answered) {
+                if sent.returned {
+                    continue;
+                }
+                if !sent.is_read {
+                    writers.insert(writer(sent));
                     sent.answered = true;
                     verdicts.push((sent.token, status));
+                } else if status == Status::DeadlinePassed || writers.contains(&writer(sent)) {
+                    sent.answered = true;
+                    verdicts.push((sent.token, Status::ReadTimeout));
                 }
             }
         }
@@ -418,7 +475,7 @@ impl Router {
         let overdue: Vec<u64> =
             self.batches.iter().filter(|(_, b)| b.deadline <= now).map(|(&id, _)| id).collect();
         for id in overdue.into_iter().rev() {
-            self.give_up(id, Status::DeadlinePassed, verdicts);
+            self.give_up(id, Status::DeadlinePassed, &mut BTreeSet::new(), verdicts);
         }
         for route in &mut self.routes {
             let held_bytes = &mut self.held_bytes;

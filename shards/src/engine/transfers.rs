@@ -63,7 +63,7 @@ pub struct Arrived {
 }
 
 /// All transfers of a core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Transfers {
     next: u64,
     outgoing: VecDeque<Outgoing>,
@@ -71,6 +71,12 @@ pub struct Transfers {
 }
 
 impl Transfers {
+    /// None under way. They are numbered from `first`, which must differ from life to life: an
+    /// acknowledgement of a former life's transfer must not be taken for one of this life's.
+    pub fn new(first: u64) -> Self {
+        Transfers { next: first >> 1, outgoing: VecDeque::new(), incoming: BTreeMap::new() }
+    }
+
     /// Whether another snapshot may be sent.
     pub fn has_room(&self) -> bool {
         self.outgoing.len() < OUTGOING_MAX

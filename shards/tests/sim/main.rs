@@ -1,132 +1,117 @@
 //! The engine in a simulated cluster: no threads, no clocks, one seed.
+//!
+//! A seed draws a cluster, a workload and a mix of faults (`options.rs`), plays them, heals the
+//! cluster and waits for it to come to rest (`run.rs`). Environment:
+//! - `CORACLE_SIM_SEEDS`: how many seeds `seeds_without_violation` plays.
+//! - `CORACLE_SIM_FIRST`: the first of them.
+//! - `CORACLE_SIM_SEED`: the seed that `replay` plays, telling what happens.
 
-use std::collections::VecDeque;
+mod checkers;
+mod faults;
+mod network;
+mod options;
+mod random;
+mod run;
+mod workload;
+mod world;
 
-use shards::command::{Command, Expiry, Operation, RequestBatch, SetCondition};
-use shards::contract::{
-    CoreConfig, DiskOperation, Durability, Event, Input, Now, OutFrame, Outputs, Role,
-};
-use shards::engine::Core;
-use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId, ShardId};
-use shards::placement::Placement;
-use shards::reply::{Reply, Status, Token};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-struct World {
-    now: Now,
-    cores: Vec<(Address, Core, Outputs)>,
-    mail: VecDeque<(Address, OutFrame)>,
-    replies: Vec<Reply>,
-    events: Vec<(Address, Event)>,
+use options::Options;
+use run::{Report, run};
+
+/// Seeds played where nobody says how many: as many as take about a minute on one core.
+const SEEDS: u64 = 150;
+/// Every seed that ever failed, with a line why.
+const FAILED_ONCE: &str = include_str!("seeds.txt");
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test is configured from outside, not the engine"
+)]
+fn number_from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
-impl World {
-    fn new(nodes: u16, shards: u16) -> Self {
-        let now = Now { monotonic: Nanos(1_000_000_000), wall: Millis(1_800_000_000_000) };
-        let placement = Placement::new((1..=nodes).map(NodeId).collect(), shards).expect("layout");
-        let cores = (1..=nodes)
-            .map(|node| {
-                let config = CoreConfig {
-                    node: NodeId(node),
-                    core: CoreIndex(0),
-                    cores: 1,
-                    placement: placement.clone(),
-                    shard_bytes_max: 1 << 20,
-                    value_bytes_max: 1 << 16,
-                    durability: Durability::Memory,
-                    tick: Nanos(50_000_000),
-                    election_ticks: 6,
-                    request_deadline: Nanos(2_000_000_000),
-                    parked_bytes_max: 1 << 20,
-                    seed: u64::from(node),
-                };
-                let address = Address { node: NodeId(node), core: CoreIndex(0) };
-                (address, Core::new(config), Outputs::default())
-            })
-            .collect();
-        let mut world =
-            World { now, cores, mail: VecDeque::new(), replies: vec![], events: vec![] };
-        for at in 0..world.cores.len() {
-            for to in 1..=nodes {
-                let to = Address { node: NodeId(to), core: CoreIndex(0) };
-                if to != world.cores[at].0 {
-                    world.step(at, Input::LinkUp { to, cores: 1 });
-                }
-            }
-        }
-        world
-    }
+/// Plays a seed; a panic of the engine counts as a violation.
+fn play(seed: u64, is_verbose: bool) -> Result<Report, String> {
+    let options = Options::draw(seed);
+    let played = catch_unwind(AssertUnwindSafe(|| run(options, is_verbose)));
+    let result = played.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    });
+    result.map_err(|violation| {
+        format!(
+            "seed {seed}: {violation}\n{:#?}\nreplay: CORACLE_SIM_SEED={seed} \
+             cargo test -p shards --test sim replay -- --nocapture",
+            Options::draw(seed)
+        )
+    })
+}
 
-    fn step(&mut self, at: usize, input: Input<'_>) {
-        let (address, core, outputs) = &mut self.cores[at];
-        core.step(self.now, input, outputs);
-        core.step(self.now, Input::EndOfTurn, outputs);
-        while !outputs.disk.is_empty() {
-            for operation in std::mem::take(&mut outputs.disk) {
-                let DiskOperation::Append { id, .. } = operation;
-                core.step(self.now, Input::Disk { id, result: Ok(()) }, outputs);
+#[test]
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "only to print the rate")]
+fn seeds_without_violation() {
+    let first = number_from_environment("CORACLE_SIM_FIRST").unwrap_or(1);
+    let count = number_from_environment("CORACLE_SIM_SEEDS").unwrap_or(SEEDS);
+    let start = std::time::Instant::now();
+    let mut failures = Vec::new();
+    let (mut requests, mut turns, mut elections, mut restores) = (0, 0, 0, 0);
+    for seed in first..first + count {
+        match play(seed, false) {
+            Ok(report) => {
+                requests += report.requests;
+                turns += report.turns;
+                elections += report.elections;
+                restores += report.restores;
             }
-            core.step(self.now, Input::EndOfTurn, outputs);
-        }
-        for event in outputs.events.drain(..) {
-            self.events.push((*address, event));
-        }
-        self.replies.append(&mut outputs.replies.headers);
-        for frame in outputs.frames.drain(..) {
-            self.mail.push_back((*address, frame));
+            Err(failure) => {
+                println!("{failure}");
+                failures.push(seed);
+            }
         }
     }
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{count} seeds from {first} in {seconds:.1} s ({:.0} seeds per minute): {requests} \
+         requests, {turns} turns, {elections} elections, {restores} snapshots restored",
+        count as f64 * 60.0 / seconds
+    );
+    assert!(failures.is_empty(), "violations under the seeds {failures:?}");
+}
 
-    fn run(&mut self, millis: u64) {
-        for _ in 0..millis {
-            self.now.monotonic.0 += 1_000_000;
-            self.now.wall.0 += 1;
-            for at in 0..self.cores.len() {
-                self.step(at, Input::EndOfTurn);
-            }
-            while let Some((from, frame)) = self.mail.pop_front() {
-                let at = self.cores.iter().position(|(a, ..)| *a == frame.to).expect("a core");
-                self.step(at, Input::Frame { from, bytes: &frame.bytes });
-            }
+#[test]
+fn seeds_that_failed_once_stay_good() {
+    for line in FAILED_ONCE.lines().filter(|line| !line.starts_with('#')) {
+        let Some(seed) = line.split_whitespace().next() else { continue };
+        let seed = seed.parse().expect("a line starts with its seed");
+        if let Err(failure) = play(seed, false) {
+            panic!("{failure}");
         }
     }
 }
 
 #[test]
-fn three_nodes_form_and_acknowledge_writes() {
-    let mut world = World::new(3, 8);
-    world.run(1_500);
-    for shard in (0..8).map(ShardId) {
-        let leaders = world
-            .cores
-            .iter()
-            .filter(|(_, core, _)| core.status(shard).expect("here").role == Role::Leader);
-        assert_eq!(leaders.count(), 1, "{:?}", world.events);
+fn the_same_seed_and_inputs_give_byte_identical_outputs() {
+    let mut traces = std::collections::BTreeSet::new();
+    for seed in 1_000_000..1_000_006 {
+        let (once, again) = (play(seed, false), play(seed, false));
+        assert_eq!(once, again);
+        traces.insert(once.expect("no violation").trace);
     }
-    let mut batch = RequestBatch::default();
-    for shard in 0..8 {
-        let token = Token { connection: 1, sequence: u32::from(shard), part: 0 };
-        let operation = Operation::Set {
-            value: b"v",
-            flags: 0,
-            condition: SetCondition::Always,
-            expiry: Expiry::Never,
-            return_old: false,
-        };
-        batch.push(ShardId(shard), token, false, &Command { key: b"k", operation });
-        let token = Token { connection: 1, sequence: 100 + u32::from(shard), part: 0 };
-        batch.push(ShardId(shard), token, true, &Command { key: b"k", operation: Operation::Get });
-    }
-    world.step(0, Input::Requests(&batch));
-    world.run(5);
-    assert_eq!(world.replies.len(), 16, "{:?}", world.replies);
-    assert!(world.replies.iter().all(|reply| reply.status == Status::Ok));
-    world.run(100);
-    for shard in (0..8).map(ShardId) {
-        let digests: Vec<_> = world
-            .cores
-            .iter()
-            .map(|(_, core, _)| core.status(shard).expect("here").digest)
-            .collect();
-        assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
+    assert_eq!(traces.len(), 6, "different seeds play differently");
+}
+
+#[test]
+fn replay() {
+    if let Some(seed) = number_from_environment("CORACLE_SIM_SEED") {
+        match play(seed, true) {
+            Ok(report) => println!("{:#?}\nseed {seed}: {report:#?}", Options::draw(seed)),
+            Err(failure) => panic!("{failure}"),
+        }
     }
 }

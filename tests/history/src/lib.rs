@@ -46,7 +46,7 @@ pub struct Operation<I, O> {
     /// What came of it.
     pub outcome: Outcome<O>,
     /// Places in the history of operations that must take effect before this one although they
-    /// overlap with it: those sent earlier on the same connection.
+    /// overlap with it: those sent earlier on the same connection. Their outcomes must be known.
     pub after: Vec<usize>,
 }
 
@@ -79,6 +79,12 @@ pub trait Model {
 
     /// The state before the first operation.
     fn initial(&self) -> Self::State;
+
+    /// A guess where the operation belongs, smaller is earlier: it decides what the search tries
+    /// first, and not what it accepts.
+    fn rank(&self, operation: &Operation<Self::Input, Self::Output>) -> u64 {
+        operation.called
+    }
 
     /// Appends to `next` every state in which `operation`, run in `state`, may leave the model:
     /// none if its answer is impossible there, several if its effect is not determined.

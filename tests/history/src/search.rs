@@ -1,9 +1,14 @@
 //! The search for an order in which the operations of a history can have happened.
 //!
-//! Calls and returns stand in a list in the order of their times. The search takes the first call
-//! in the list whose operation the model accepts, lifts call and return out, and starts over; at a
-//! return whose call was not taken it must go back. Pairs of the set of operations taken and the
-//! state they led to are remembered, since what follows depends on nothing else.
+//! Calls and returns stand in a list in the order of their times. What may come next is any call
+//! before the first return that is left; taking an operation lifts its call and return out. Pairs
+//! of the set of operations taken and the state they led to are remembered, since what follows
+//! depends on nothing else.
+//!
+//! Three things keep the search short without making it miss anything. An operation that leaves
+//! the state as it is, such as a read, is taken at once wherever it is accepted: later is never
+//! better. The others are tried in the order of the model's [`rank`](Model::rank). Those with an
+//! unknown outcome come last, because most of them never happened or were never seen.
 //!
 //! Times that are equal count as overlapping: a clock too coarse makes the check weaker, not wrong.
 
@@ -58,6 +63,18 @@ const HEAD: usize = 0;
 /// The set of operations taken.
 type Taken = Vec<u64>;
 
+/// A state on the path, and what is still to be tried from it.
+struct Level<S> {
+    state: S,
+    /// The call whose operation led here; none at the start.
+    came_by: Option<usize>,
+    /// Calls that may be next, the most promising one last.
+    candidates: Vec<usize>,
+    /// The call being tried, and the states it may yet lead to.
+    trying: usize,
+    successors: Vec<S>,
+}
+
 struct Search<'a, M: Model> {
     model: &'a M,
     operations: &'a [Operation<M::Input, M::Output>],
@@ -65,8 +82,7 @@ struct Search<'a, M: Model> {
     return_node: Vec<Option<usize>>,
     taken: Taken,
     seen: HashSet<(Taken, M::State)>,
-    /// The calls taken, each with the state before it and which successor of it was chosen.
-    path: Vec<(usize, M::State, usize)>,
+    path: Vec<Level<M::State>>,
     /// Operations with a known outcome that are not taken yet.
     open: usize,
 }
@@ -83,12 +99,7 @@ impl<'a, M: Model> Search<'a, M> {
         events.sort_by_key(|&(time, order, place, _)| (time, order, place));
         let count = events.len() + 1;
         let mut nodes = Vec::with_capacity(count);
-        nodes.push(Node {
-            kind: Kind::Return,
-            operation: usize::MAX,
-            previous: count - 1,
-            next: 1,
-        });
+        nodes.push(Node { kind: Kind::Return, operation: 0, previous: count - 1, next: 1 % count });
         let mut return_node = vec![None; operations.len()];
         for (place, &(_, _, operation, kind)) in events.iter().enumerate() {
             let node = place + 1;
@@ -97,7 +108,6 @@ impl<'a, M: Model> Search<'a, M> {
             }
             nodes.push(Node { kind, operation, previous: node - 1, next: (node + 1) % count });
         }
-        nodes[HEAD].next = 1 % count;
         Search {
             model,
             operations,
@@ -111,71 +121,110 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     fn run(mut self, steps: u64) -> Result<Vec<usize>, Violation> {
-        let mut state = self.model.initial();
-        let mut node = self.nodes[HEAD].next;
-        let mut successor = 0;
         let mut longest = Vec::new();
         let mut stuck_at = 0;
+        self.enter(self.model.initial(), None);
         for _ in 0..steps {
             if self.open == 0 {
                 return Ok(self.order());
             }
-            if self.nodes[node].kind == Kind::Call {
-                if let Some(next) = self.take(node, &state, successor) {
-                    state = next;
-                    node = self.nodes[HEAD].next;
-                } else {
-                    node = self.nodes[node].next;
-                }
-                successor = 0;
+            if let Some((call, state)) = self.choose() {
+                self.lift(call);
+                self.enter(state, Some(call));
                 continue;
             }
-            if self.path.len() >= longest.len() {
+            if self.path.len() > longest.len() {
                 longest = self.order();
-                stuck_at = self.nodes[node].operation;
+                stuck_at = self.nodes[self.first_return()].operation;
             }
-            let Some((call, before, chosen)) = self.path.pop() else {
-                return Err(Violation::NotLinearizable { longest, stuck_at });
-            };
-            self.put_back(call);
-            (node, state, successor) = (call, before, chosen + 1);
+            match self.path.pop().and_then(|level| level.came_by) {
+                Some(call) => self.put_back(call),
+                None => return Err(Violation::NotLinearizable { longest, stuck_at }),
+            }
         }
         Err(Violation::GaveUp)
     }
 
-    /// Takes the call at `node` if the model accepts it in a way not seen before, beginning with
-    /// its successor number `first`.
-    fn take(&mut self, node: usize, state: &M::State, first: usize) -> Option<M::State> {
-        let place = self.nodes[node].operation;
-        let operation = &self.operations[place];
-        if !operation.after.iter().all(|&before| is_in(&self.taken, before)) {
-            return None;
-        }
-        let mut successors = Vec::new();
-        self.model.step(state, operation, &mut successors);
-        self.taken[place / 64] |= 1 << (place % 64);
-        for (chosen, next) in successors.into_iter().enumerate().skip(first) {
-            if self.seen.insert((self.taken.clone(), next.clone())) {
-                self.path.push((node, state.clone(), chosen));
-                self.unlink(node);
-                if let Some(end) = self.return_node[place] {
-                    self.unlink(end);
-                    self.open -= 1;
-                }
-                return Some(next);
+    /// Goes on from `state`, which the call `came_by` led to.
+    fn enter(&mut self, state: M::State, came_by: Option<usize>) {
+        let mut candidates = Vec::new();
+        let mut node = self.nodes[HEAD].next;
+        while self.nodes[node].kind == Kind::Call {
+            let operation = &self.operations[self.nodes[node].operation];
+            if operation.after.iter().all(|&before| is_in(&self.taken, before)) {
+                let is_unknown = operation.output().is_none();
+                candidates.push((is_unknown, self.model.rank(operation), node));
             }
+            node = self.nodes[node].next;
         }
-        self.taken[place / 64] &= !(1 << (place % 64));
-        None
+        candidates.sort_unstable_by(|one, other| other.cmp(one));
+        let candidates = candidates.into_iter().map(|(.., node)| node).collect();
+        let successors = Vec::new();
+        self.path.push(Level { state, came_by, candidates, trying: HEAD, successors });
+        self.choose_at_once();
     }
 
-    fn put_back(&mut self, node: usize) {
-        let place = self.nodes[node].operation;
+    /// If a candidate leaves the state as it is, nothing else need be tried.
+    fn choose_at_once(&mut self) {
+        let Some(level) = self.path.last_mut() else { return };
+        let mut successors = Vec::new();
+        for &node in level.candidates.iter().rev() {
+            let operation = &self.operations[self.nodes[node].operation];
+            if operation.output().is_none() {
+                break;
+            }
+            successors.clear();
+            self.model.step(&level.state, operation, &mut successors);
+            if successors.contains(&level.state) {
+                level.candidates.clear();
+                level.trying = node;
+                level.successors = vec![level.state.clone()];
+                return;
+            }
+        }
+    }
+
+    /// The next call to take from where the path ends, and the state it leads to.
+    fn choose(&mut self) -> Option<(usize, M::State)> {
+        let level = self.path.last_mut()?;
+        loop {
+            while let Some(state) = level.successors.pop() {
+                let place = self.nodes[level.trying].operation;
+                self.taken[place / 64] |= 1 << (place % 64);
+                if self.seen.insert((self.taken.clone(), state.clone())) {
+                    return Some((level.trying, state));
+                }
+                self.taken[place / 64] &= !(1 << (place % 64));
+            }
+            level.trying = level.candidates.pop()?;
+            let operation = &self.operations[self.nodes[level.trying].operation];
+            self.model.step(&level.state, operation, &mut level.successors);
+        }
+    }
+
+    fn first_return(&self) -> usize {
+        let mut node = self.nodes[HEAD].next;
+        while self.nodes[node].kind == Kind::Call {
+            node = self.nodes[node].next;
+        }
+        node
+    }
+
+    fn lift(&mut self, call: usize) {
+        self.unlink(call);
+        if let Some(end) = self.return_node[self.nodes[call].operation] {
+            self.unlink(end);
+            self.open -= 1;
+        }
+    }
+
+    fn put_back(&mut self, call: usize) {
+        let place = self.nodes[call].operation;
         if let Some(end) = self.return_node[place] {
             self.link(end);
             self.open += 1;
         }
-        self.link(node);
+        self.link(call);
         self.taken[place / 64] &= !(1 << (place % 64));
     }
 
@@ -192,7 +241,8 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     fn order(&self) -> Vec<usize> {
-        self.path.iter().map(|&(node, ..)| self.nodes[node].operation).collect()
+        let calls = self.path.iter().filter_map(|level| level.came_by);
+        calls.map(|node| self.nodes[node].operation).collect()
     }
 }
 

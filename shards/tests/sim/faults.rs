@@ -1,0 +1,272 @@
+//! What strikes the cluster, and when: each kind of fault on its own clock.
+//!
+//! A node only loses its memory while every shard it holds is whole elsewhere: never more than a
+//! minority of a shard's replicas is without memory. That is what the promises cover.
+
+use shards::contract::{AdminCommand, Role};
+use shards::ids::{Address, CoreIndex, NodeId, ShardId};
+
+use crate::options::{MILLI, SECOND};
+use crate::world::{Event, Mail, World};
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Some nodes are cut off from others.
+    Partition,
+    /// A link is reset.
+    Cut,
+    /// A node loses its memory.
+    Crash,
+    /// A node stops for a while.
+    Pause,
+    /// A core stops for a while.
+    Stall,
+    /// A wall clock jumps.
+    Clock,
+    /// An operator hands a leadership over.
+    Transfer,
+    /// A node hands everything over and restarts.
+    Drain,
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::Partition,
+    Fault::Cut,
+    Fault::Crash,
+    Fault::Pause,
+    Fault::Stall,
+    Fault::Clock,
+    Fault::Transfer,
+    Fault::Drain,
+];
+
+impl World {
+    fn every(&self, fault: Fault) -> u64 {
+        let faults = &self.options.faults;
+        match fault {
+            Fault::Partition => faults.partition_every,
+            Fault::Cut => faults.cut_every,
+            Fault::Crash => faults.crash_every,
+            Fault::Pause => faults.pause_every,
+            Fault::Stall => faults.stall_every,
+            Fault::Clock => faults.clock_every,
+            Fault::Transfer => faults.transfer_every,
+            Fault::Drain => faults.drain_every,
+        }
+    }
+
+    /// Starts the clocks of all faults this seed has.
+    pub fn start_faults(&mut self) {
+        for fault in FAULTS {
+            self.plan(fault);
+        }
+    }
+
+    fn plan(&mut self, fault: Fault) {
+        let every = self.every(fault);
+        if every > 0 {
+            let at = self.now + self.chaos.around(every) + 1;
+            self.schedule(at, Event::Fault(fault));
+        }
+    }
+
+    /// A fault strikes, and its next time is drawn.
+    pub fn strike(&mut self, fault: Fault) {
+        if !self.is_troubled {
+            return;
+        }
+        match fault {
+            Fault::Partition => self.partition(),
+            Fault::Cut => self.cut_some_link(),
+            Fault::Crash => self.crash_some_node(),
+            Fault::Pause => self.pause_some_node(),
+            Fault::Stall => self.stall_some_core(),
+            Fault::Clock => self.move_some_clock(),
+            Fault::Transfer => self.transfer_some_shard(),
+            Fault::Drain => self.drain_some_node(),
+        }
+        self.plan(fault);
+    }
+
+    fn some_node(&mut self) -> NodeId {
+        *self.chaos.pick(&self.placement.nodes().to_vec())
+    }
+
+    /// Each node is put on one of two sides, or one node alone on one; in one direction or both.
+    fn partition(&mut self) {
+        let nodes = self.placement.nodes().to_vec();
+        let alone = self.chaos.chance(500).then(|| *self.chaos.pick(&nodes));
+        let sides: Vec<_> = nodes
+            .iter()
+            .map(|node| alone.map_or_else(|| self.chaos.chance(500), |alone| alone == *node))
+            .collect();
+        let one_way = self.chaos.chance(self.options.faults.one_way_share);
+        let first_way = self.chaos.chance(500);
+        let mut pairs = Vec::new();
+        for (from, &side) in nodes.iter().zip(&sides) {
+            for (to, &other) in nodes.iter().zip(&sides) {
+                if side != other && (!one_way || side == first_way) {
+                    pairs.push((*from, *to));
+                }
+            }
+        }
+        self.tell(|| format!("blocked: {pairs:?}"));
+        let ends: Vec<_> =
+            self.network.links.iter().map(|(ends, l)| (*ends, l.connection)).collect();
+        for &(from, to) in &pairs {
+            self.network.block(from, to);
+        }
+        for (ends, connection) in ends {
+            if pairs.contains(&(ends.0.node, ends.1.node)) {
+                let most = self.options.faults.detection_max;
+                let at = self.now + self.chaos.between(most / 10, most);
+                self.schedule(at, Event::GiveUp(ends, connection));
+            }
+        }
+        let ends_at = self.now + self.chaos.around(self.options.faults.partition_lasts);
+        // Links heal one by one as often as all at once.
+        if self.chaos.chance(500) {
+            self.schedule(ends_at, Event::Unblock(pairs));
+        } else {
+            for pair in pairs {
+                let at = ends_at + self.chaos.below(500 * MILLI);
+                self.schedule(at, Event::Unblock(vec![pair]));
+            }
+        }
+    }
+
+    fn cut_some_link(&mut self) {
+        let ends: Vec<_> =
+            self.network.links.keys().copied().filter(|(from, to)| from.node != to.node).collect();
+        if !ends.is_empty() {
+            let ends = *self.chaos.pick(&ends);
+            let all_is_lost = self.chaos.chance(500);
+            let noticed_after = self.chaos.below(30 * MILLI);
+            self.tell(|| format!("link {} to {} is cut", ends.0, ends.1));
+            self.cut(ends, all_is_lost, noticed_after);
+        }
+    }
+
+    /// Whether every shard would keep all its other replicas, with their memory and a vote.
+    fn can_spare(&self, node: NodeId) -> bool {
+        (0..self.placement.shards()).map(ShardId).all(|shard| {
+            self.placement.rank(shard, node).is_none()
+                || self.placement.replication() > 1
+                    && self.placement.replicas(shard).filter(|&other| other != node).all(|other| {
+                        let core = self.placement.core(shard, self.process(other).cores);
+                        self.seat(Address { node: other, core })
+                            .and_then(|seat| seat.core.status(shard))
+                            .is_some_and(|status| {
+                                matches!(
+                                    status.role,
+                                    Role::Leader | Role::Follower | Role::Candidate
+                                )
+                            })
+                    })
+        })
+    }
+
+    fn crash_some_node(&mut self) {
+        let node = self.some_node();
+        if self.can_spare(node) {
+            self.crash(node);
+            self.come_back(node);
+        }
+    }
+
+    fn come_back(&mut self, node: NodeId) {
+        if self.options.faults.recore && self.chaos.chance(500) {
+            self.process_mut(node).cores = self.chaos.between(1, 3) as u16;
+        }
+        let at = self.now + 1 + self.chaos.around(self.options.faults.crash_lasts);
+        self.schedule(at, Event::Boot(node));
+    }
+
+    fn cores_of(&self, node: NodeId) -> impl Iterator<Item = Address> + use<> {
+        (0..self.process(node).cores).map(move |core| Address { node, core: CoreIndex(core) })
+    }
+
+    fn pause_some_node(&mut self) {
+        let node = self.some_node();
+        let lasts = self.chaos.around(self.options.faults.pause_lasts);
+        self.tell(|| format!("node {node} stops for {} ms", lasts / MILLI));
+        for at in self.cores_of(node) {
+            self.freeze(at, lasts);
+        }
+    }
+
+    fn stall_some_core(&mut self) {
+        let node = self.some_node();
+        let core = CoreIndex(self.chaos.below(u64::from(self.process(node).cores)) as u16);
+        let lasts = self.chaos.around(self.options.faults.pause_lasts);
+        self.tell(|| format!("core {node}/{core} stops for {} ms", lasts / MILLI));
+        self.freeze(Address { node, core }, lasts);
+    }
+
+    fn move_some_clock(&mut self) {
+        let node = self.some_node();
+        let most = self.options.faults.clock_step_max_ms;
+        let step = self.chaos.between(0, 2 * most) as i64 - most as i64;
+        self.tell(|| format!("the wall clock of node {node} jumps by {step} ms"));
+        self.process_mut(node).wall_offset_ms += step;
+    }
+
+    fn transfer_some_shard(&mut self) {
+        let shard = ShardId(self.chaos.below(u64::from(self.placement.shards())) as u16);
+        let to = self.some_node();
+        for node in self.placement.nodes().to_vec() {
+            for at in self.cores_of(node) {
+                self.mail(at, None, Mail::Admin(AdminCommand::Transfer { shard, to }));
+            }
+        }
+    }
+
+    /// A node is asked to stop, does so a while later, and comes back.
+    fn drain_some_node(&mut self) {
+        let node = self.some_node();
+        if !self.can_spare(node) {
+            return;
+        }
+        self.tell(|| format!("node {node} drains"));
+        for at in self.cores_of(node) {
+            self.mail(at, None, Mail::Admin(AdminCommand::Drain));
+        }
+        self.draining.insert(node);
+        let at = self.now + self.chaos.between(SECOND / 10, 2 * SECOND);
+        self.schedule(at, Event::Restart(node));
+    }
+
+    /// A node that was asked to stop does so, as soon as the shards can spare it.
+    pub fn restart(&mut self, node: NodeId) {
+        if !self.draining.contains(&node) {
+            return;
+        }
+        if self.can_spare(node) {
+            self.crash(node);
+            self.come_back(node);
+        } else {
+            self.schedule(self.now + 100 * MILLI, Event::Restart(node));
+        }
+    }
+
+    /// Ends all trouble: everything lives, nothing is blocked, cut, lost or late.
+    pub fn heal(&mut self) {
+        self.tell(|| "all is healed".into());
+        self.is_troubled = false;
+        self.network.calm();
+        let nodes = self.placement.nodes().to_vec();
+        for &from in &nodes {
+            for &to in &nodes {
+                while self.network.is_blocked(from, to) {
+                    self.network.unblock(from, to);
+                }
+            }
+        }
+        self.release();
+        self.thaw();
+        for node in nodes {
+            self.boot(node);
+        }
+    }
+}

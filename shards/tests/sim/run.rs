@@ -1,0 +1,155 @@
+//! A seed from its start to its verdict: a troubled phase, then a calm one that must come to rest.
+
+use shards::contract::Role;
+use shards::ids::{Address, Index, ShardId};
+
+use crate::options::{MILLI, Options, SECOND};
+use crate::world::World;
+
+/// With all nodes up and connected, every shard serves a write within this time.
+const SERVED_WITHIN: u64 = 4 * SECOND;
+/// So long after that, all replicas are voters again and the preferred ones lead. An operator's
+/// transfer keeps a preferred leader away for ten seconds.
+const BALANCED_WITHIN: u64 = 30 * SECOND;
+/// With nobody asking anything any more, all replicas are equal within this time.
+const EQUAL_WITHIN: u64 = 2 * SECOND;
+/// How often it is looked whether the cluster has come to rest.
+const LOOK_EVERY: u64 = 50 * MILLI;
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The hash of everything the cores put out.
+    pub trace: u64,
+    /// Turns of all cores.
+    pub turns: u64,
+    /// Requests of all clients.
+    pub requests: usize,
+    /// Leaders elected.
+    pub elections: u64,
+    /// Snapshots restored.
+    pub restores: u64,
+    /// Newcomers that became voters.
+    pub promotions: u64,
+    /// Raft messages lost, doubled or delayed.
+    pub mischiefs: u64,
+    /// How long after the end of all faults the last shard answered, in nanoseconds.
+    pub served_after: u64,
+    /// How long after the end of all faults the preferred leaders led, in nanoseconds.
+    pub balanced_after: u64,
+    /// Answers by the code of their status.
+    pub answers: std::collections::BTreeMap<u8, u64>,
+}
+
+/// Plays `options`; `Err` says what was violated.
+pub fn run(options: Options, is_verbose: bool) -> Result<Report, String> {
+    let mut world = World::new(options, is_verbose);
+    world.run_until(world.options.faults_last)?;
+    world.heal();
+    let healed_at = world.now;
+    world.start_probes();
+    let shards = usize::from(world.placement.shards());
+    wait(&mut world, SERVED_WITHIN, "every shard serves", |world| {
+        if world.workload.served.len() == shards { Ok(()) } else { Err(states(world)) }
+    })?;
+    let served_after = world.now - healed_at;
+    wait(&mut world, BALANCED_WITHIN, "the preferred replicas lead", balance)?;
+    let balanced_after = world.now - healed_at;
+    world.workload.stop();
+    wait(&mut world, 3 * SECOND, "everybody is answered", |world| {
+        if world.workload.is_waiting() { Err("somebody waits".into()) } else { Ok(()) }
+    })?;
+    wait(&mut world, EQUAL_WITHIN, "all replicas are equal", equality)?;
+    world.read_everything();
+    wait(&mut world, SECOND, "everything is read", |world| {
+        if world.workload.is_waiting() { Err("somebody waits".into()) } else { Ok(()) }
+    })?;
+    world.workload.judge(world.options.keys)?;
+    Ok(Report {
+        trace: world.trace(),
+        turns: world.turns,
+        requests: world.workload.len(),
+        elections: world.checkers.elections,
+        restores: world.checkers.restores,
+        promotions: world.checkers.promotions,
+        mischiefs: world.network.mischiefs,
+        served_after,
+        balanced_after,
+        answers: world.workload.answers.clone(),
+    })
+}
+
+/// Lets time pass until `is_so` holds, at most `within`.
+fn wait(
+    world: &mut World,
+    within: u64,
+    what: &str,
+    mut is_so: impl FnMut(&World) -> Result<(), String>,
+) -> Result<(), String> {
+    let until = world.now + within;
+    loop {
+        let state = is_so(world);
+        match state {
+            Ok(()) => return Ok(()),
+            Err(state) if world.now >= until => {
+                return Err(format!("waited {} ms until {what}: {state}", within / MILLI));
+            }
+            Err(_) => world.run_until(world.now + LOOK_EVERY)?,
+        }
+    }
+}
+
+/// All replicas of all shards as a text.
+fn states(world: &World) -> String {
+    let mut text = format!("served: {:?}\n", world.workload.served);
+    for shard in (0..world.placement.shards()).map(ShardId) {
+        for at in replicas(world, shard) {
+            let status = world.seat(at).and_then(|seat| seat.core.status(shard));
+            text.push_str(&format!("  {at} {status:?}\n"));
+        }
+    }
+    text
+}
+
+fn replicas(world: &World, shard: ShardId) -> Vec<Address> {
+    let nodes = world.placement.replicas(shard);
+    nodes
+        .map(|node| Address { node, core: world.placement.core(shard, world.process(node).cores) })
+        .collect()
+}
+
+fn balance(world: &World) -> Result<(), String> {
+    let is_balanced = world.draining.is_empty()
+        && (0..world.placement.shards()).map(ShardId).all(|shard| {
+            replicas(world, shard).iter().enumerate().all(|(rank, &at)| {
+                let wanted = if rank == 0 { Role::Leader } else { Role::Follower };
+                let status = world.seat(at).and_then(|seat| seat.core.status(shard));
+                status.is_some_and(|status| status.role == wanted)
+            })
+        });
+    if is_balanced { Ok(()) } else { Err(states(world)) }
+}
+
+/// Whether the replicas of each shard are at the same index, with the same keys in the same order
+/// of use. Where they are, each store is checked from within as well.
+fn equality(world: &World) -> Result<(), String> {
+    for shard in (0..world.placement.shards()).map(ShardId) {
+        let mut first: Option<(Index, u64, u64, Vec<Vec<u8>>)> = None;
+        for at in replicas(world, shard) {
+            let core = &world.seat(at).ok_or_else(|| states(world))?.core;
+            let status = core.status(shard).ok_or_else(|| states(world))?;
+            let store = core.store(shard).ok_or_else(|| states(world))?;
+            let order = store.keys_in_recency_order().map(<[u8]>::to_vec).collect();
+            let state = (status.applied, store.digest(), store.bytes(), order);
+            if first.get_or_insert_with(|| state.clone()) != &state {
+                return Err(format!("{first:?} and {state:?}\n{}", states(world)));
+            }
+        }
+        for at in replicas(world, shard) {
+            if let Some(store) = world.seat(at).and_then(|seat| seat.core.store(shard)) {
+                store.check();
+            }
+        }
+    }
+    Ok(())
+}

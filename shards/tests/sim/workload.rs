@@ -1,0 +1,570 @@
+//! Clients, what they ask, what they get, and whether that can be true.
+//!
+//! Every request is recorded with the times of its call and its answer. Single clients wait for
+//! each answer; pipelining ones send several requests at once and say, as connections do, where
+//! the order matters. Checked at once: every answer belongs to a request that waits for it, comes
+//! once and in time, and has a class that fits. Checked at the end, by the `history` crate: each
+//! key on its own is linearizable, and versions follow time.
+//!
+//! A request answered as *not done* is left out of the history: had it an effect after all, the
+//! rest would not be linearizable. A client whose node crashes goes on at another core.
+
+use std::collections::BTreeMap;
+
+use history::register::{self, Condition, Eviction, Input, Register, Value};
+use history::{Operation as Recorded, Outcome, Stamped, check, versions_follow_time};
+use shards::command::{Command, End, Expiry, Operation, RequestBatch, SetCondition};
+use shards::ids::{Address, Millis, NodeId, ShardId, Version};
+use shards::reply::{Class, Reply, Status, Token};
+
+use crate::options::{Keys, MILLI, Options};
+use crate::random::Random;
+use crate::world::{Mail, TICK_NS, World};
+
+/// An answer may come so much after the deadline: the next tick finds it, and turns take time.
+const DEADLINE_SLACK_NS: u64 = 2 * TICK_NS + 50 * MILLI;
+/// Steps the search may take for one key.
+const SEARCH_STEPS: u64 = 2_000_000;
+/// Requests a pipelining client has under way at most.
+const PIPELINE_MAX: usize = 24;
+/// Shard time counts in milliseconds, so that a life may end a part of one early.
+const EXPIRY_GRAIN_NS: u64 = MILLI;
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// One request at a time.
+    Single,
+    /// Several at once.
+    Pipelining,
+    /// Writes to one shard until it succeeds once.
+    Probe(ShardId),
+}
+
+#[derive(Debug)]
+struct Pending {
+    record: usize,
+    shard: ShardId,
+    is_read: bool,
+    called: u64,
+    frozen_at_call: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    style: Style,
+    at: Option<Address>,
+    next_sequence: u32,
+    pending: BTreeMap<u32, Pending>,
+    /// Versions it has seen last.
+    versions: BTreeMap<(ShardId, u64), u64>,
+}
+
+/// A request as it went into the history.
+#[derive(Debug)]
+struct Record {
+    shard: ShardId,
+    key: u64,
+    client: usize,
+    /// The outcome is unknown until it is answered.
+    operation: Recorded<Input, register::Output>,
+    is_left_out: bool,
+}
+
+/// All clients and the history.
+#[derive(Debug)]
+pub struct Workload {
+    clients: Vec<Client>,
+    records: Vec<Record>,
+    random: Random,
+    next_value: u64,
+    is_stopped: bool,
+    /// Answers by status.
+    pub answers: BTreeMap<u8, u64>,
+    /// When each shard first answered a probe.
+    pub served: BTreeMap<ShardId, u64>,
+    /// The longest time a request took.
+    pub slowest: u64,
+}
+
+impl Workload {
+    /// The clients of a seed.
+    pub fn new(options: &Options) -> Self {
+        let styles = (0..options.single_clients)
+            .map(|_| Style::Single)
+            .chain((0..options.pipelining_clients).map(|_| Style::Pipelining));
+        Workload {
+            clients: styles.map(client).collect(),
+            records: Vec::new(),
+            random: Random::stream(options.seed, "workload"),
+            next_value: 0,
+            is_stopped: false,
+            answers: BTreeMap::new(),
+            served: BTreeMap::new(),
+            slowest: 0,
+        }
+    }
+
+    /// Requests recorded.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether requests are under way.
+    pub fn is_waiting(&self) -> bool {
+        self.clients.iter().any(|client| !client.pending.is_empty())
+    }
+
+    /// No client asks anything any more.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+
+    /// Judges the whole history.
+    pub fn judge(&self, keys: Keys) -> Result<(), String> {
+        let mut by_key: BTreeMap<(ShardId, u64), Vec<usize>> = BTreeMap::new();
+        let mut writes: BTreeMap<ShardId, Vec<Stamped>> = BTreeMap::new();
+        for (place, record) in self.records.iter().enumerate() {
+            let operation = &record.operation;
+            let is_blind = operation.input.is_read() && operation.outcome == Outcome::Unknown;
+            if record.is_left_out || is_blind {
+                continue;
+            }
+            by_key.entry((record.shard, record.key)).or_default().push(place);
+            if let Outcome::Returned { at, output } = &operation.outcome
+                && output.status == register::Status::Ok
+                && !operation.input.is_read()
+                && output.version != 0
+            {
+                let (called, version) = (operation.called, output.version);
+                writes.entry(record.shard).or_default().push(Stamped {
+                    called,
+                    returned: *at,
+                    version,
+                });
+            }
+        }
+        for (shard, writes) in writes {
+            versions_follow_time(&writes).map_err(|error| {
+                format!("versions of shard {shard} are out of order: {error:?}")
+            })?;
+        }
+        let eviction = match keys {
+            Keys::Evicted => Eviction::Possible,
+            Keys::Strict | Keys::Expiring => Eviction::Impossible,
+        };
+        by_key.into_iter().try_for_each(|((shard, key), places)| {
+            self.judge_key(&Register { eviction }, &places)
+                .map_err(|error| format!("key {key} of shard {shard}: {error}"))
+        })
+    }
+
+    fn judge_key(&self, model: &Register, places: &[usize]) -> Result<(), String> {
+        let operations: Vec<_> = places
+            .iter()
+            .map(|&place| {
+                let mut operation = self.records[place].operation.clone();
+                let known = |before: &usize| {
+                    let record = &self.records[*before];
+                    !record.is_left_out && record.operation.outcome != Outcome::Unknown
+                };
+                operation.after.retain(known);
+                for before in &mut operation.after {
+                    *before = places.binary_search(before).expect("it is in the history");
+                }
+                operation
+            })
+            .collect();
+        let error = match check(model, &operations, SEARCH_STEPS) {
+            Ok(_) => return Ok(()),
+            Err(history::Violation::GaveUp) => return Err("the search took too long".into()),
+            Err(history::Violation::NotLinearizable { stuck_at, .. }) => stuck_at,
+        };
+        let stuck = &operations[error];
+        let mut text = format!("not linearizable; stuck at {}\n", line(stuck));
+        let mut around: Vec<_> = places
+            .iter()
+            .zip(&operations)
+            .filter(|(_, other)| {
+                other.called <= stuck.returned()
+                    && (other.returned() == u64::MAX
+                        || other.returned() + 400 * MILLI >= stuck.called)
+            })
+            .collect();
+        around.sort_by_key(|(_, operation)| operation.called);
+        for (&place, operation) in around {
+            let client = self.records[place].client;
+            text.push_str(&format!("  client {client:>2} {}\n", line(operation)));
+        }
+        Err(text)
+    }
+}
+
+fn client(style: Style) -> Client {
+    Client {
+        style,
+        at: None,
+        next_sequence: 0,
+        pending: BTreeMap::new(),
+        versions: BTreeMap::new(),
+    }
+}
+
+/// An operation as a line for people.
+fn line(operation: &Recorded<Input, register::Output>) -> String {
+    let show = |value: &Value| String::from_utf8_lossy(&value[..value.len().min(40)]).into_owned();
+    let asked = match &operation.input {
+        Input::Get => "get".into(),
+        Input::Set { value, condition, lives, return_old } => {
+            format!("set {} {condition:?} {lives:?} {return_old}", show(value))
+        }
+        Input::Increment(delta) => format!("increment {delta}"),
+        Input::Append(value) => format!("append {}", show(value)),
+        Input::Delete { return_old } => format!("delete {return_old}"),
+    };
+    let called = operation.called as f64 / 1e9;
+    match &operation.outcome {
+        Outcome::Unknown => format!("{called:.6}-?        {asked}: unknown"),
+        Outcome::Returned { at, output } => {
+            let value = output.value.as_ref().map(show);
+            format!(
+                "{called:.6}-{:.6} {asked}: {:?} {value:?} version {:x} number {}",
+                *at as f64 / 1e9,
+                output.status,
+                output.version,
+                output.number
+            )
+        }
+    }
+}
+
+/// The name of a key, which is the same in all shards.
+pub fn key_name(key: u64) -> Vec<u8> {
+    format!("key-{key}").into_bytes()
+}
+
+impl World {
+    /// Lets all clients begin.
+    pub fn start_clients(&mut self) {
+        for client in 0..self.workload.clients.len() {
+            let at = self.workload.random.below(200 * MILLI);
+            self.schedule(at, crate::world::Event::Client(client));
+        }
+    }
+
+    /// Adds a client that tries to write to each shard until it succeeds.
+    pub fn start_probes(&mut self) {
+        for shard in (0..self.placement.shards()).map(ShardId) {
+            self.workload.clients.push(client(Style::Probe(shard)));
+            let place = self.workload.clients.len() - 1;
+            self.schedule(self.now, crate::world::Event::Client(place));
+        }
+    }
+
+    /// Reads every key through a client of every node.
+    pub fn read_everything(&mut self) {
+        let living = self.living();
+        for at in living.into_iter().filter(|at| at.core.0 == 0) {
+            self.workload.clients.push(Client { at: Some(at), ..client(Style::Pipelining) });
+            let place = self.workload.clients.len() - 1;
+            let mut batch = RequestBatch::default();
+            for shard in (0..self.placement.shards()).map(ShardId) {
+                for key in 0..self.options.keys_per_shard {
+                    self.request(place, shard, key, Input::Get, &mut batch);
+                }
+            }
+            self.mail(at, None, Mail::Requests(batch));
+        }
+    }
+
+    /// A client asks something, if it has somebody to ask.
+    pub fn wake_client(&mut self, place: usize) {
+        let client = &self.workload.clients[place];
+        let style = client.style;
+        if self.workload.is_stopped && !matches!(style, Style::Probe(_)) {
+            return;
+        }
+        let lives = client.at.is_some_and(|at| self.seat(at).is_some());
+        if !lives {
+            let living = self.living();
+            let at = (!living.is_empty()).then(|| *self.workload.random.pick(&living));
+            self.workload.clients[place].at = at;
+        }
+        let Some(at) = self.workload.clients[place].at else {
+            self.wake_later(place, 50 * MILLI);
+            return;
+        };
+        let mut batch = RequestBatch::default();
+        match style {
+            Style::Single => self.request_something(place, &mut batch),
+            Style::Pipelining => {
+                let room = PIPELINE_MAX - self.workload.clients[place].pending.len();
+                let count = self.workload.random.between(1, 8).min(room as u64);
+                for _ in 0..count {
+                    self.request_something(place, &mut batch);
+                }
+                let think_time = self.options.think_time;
+                let next = self.workload.random.around(3 * think_time);
+                self.wake_later(place, next);
+            }
+            Style::Probe(shard) => {
+                let key = 0;
+                let input = self.some_set(key);
+                self.request(place, shard, key, input, &mut batch);
+            }
+        }
+        if !batch.is_empty() {
+            self.mail(at, None, Mail::Requests(batch));
+        }
+    }
+
+    fn wake_later(&mut self, place: usize, after: u64) {
+        self.schedule(self.now + after + 1, crate::world::Event::Client(place));
+    }
+
+    fn some_set(&mut self, key: u64) -> Input {
+        let keys = self.options.keys;
+        let random = &mut self.workload.random;
+        self.workload.next_value += 1;
+        let number = self.workload.next_value;
+        let text = match key % 3 {
+            1 => number.to_string(),
+            _ => {
+                let padding = random.below(self.options.padding_max + 1) as usize;
+                format!("v{number}{}", ".".repeat(padding))
+            }
+        };
+        let has_deadline = keys != Keys::Strict && random.chance(400);
+        Input::Set {
+            value: text.into_bytes().into(),
+            condition: Condition::Always,
+            lives: has_deadline.then(|| random.between(1, 1_500) * MILLI),
+            return_old: random.chance(200),
+        }
+    }
+
+    fn request_something(&mut self, place: usize, batch: &mut RequestBatch) {
+        let shard = ShardId(self.workload.random.below(u64::from(self.placement.shards())) as u16);
+        let key = self.workload.random.below(self.options.keys_per_shard);
+        let input = if self.workload.random.chance(self.options.read_share) {
+            Input::Get
+        } else {
+            self.some_write(place, shard, key)
+        };
+        self.request(place, shard, key, input, batch);
+    }
+
+    fn some_write(&mut self, place: usize, shard: ShardId, key: u64) -> Input {
+        let set = self.some_set(key);
+        let random = &mut self.workload.random;
+        let kind = random.below(100);
+        let return_old = random.chance(500);
+        if kind < 10 {
+            return Input::Delete { return_old };
+        }
+        match key % 3 {
+            1 if kind < 70 => return Input::Increment(random.between(0, 20) as i64 - 5),
+            2 if kind < 70 => {
+                return Input::Append(format!("+{}", self.workload.next_value).into_bytes().into());
+            }
+            _ => {}
+        }
+        let known = self.workload.clients[place].versions.get(&(shard, key)).copied();
+        let condition = match kind {
+            _ if kind < 75 => Condition::Always,
+            _ if kind < 82 => Condition::IfAbsent,
+            _ if kind < 86 => Condition::IfPresent,
+            _ => known.filter(|&v| v != 0).map_or(Condition::Always, Condition::IfVersion),
+        };
+        match set {
+            Input::Set { value, lives, return_old, .. } => {
+                Input::Set { value, condition, lives, return_old }
+            }
+            other => other,
+        }
+    }
+
+    /// Adds a request to a batch and to the history.
+    fn request(
+        &mut self,
+        place: usize,
+        shard: ShardId,
+        key: u64,
+        input: Input,
+        batch: &mut RequestBatch,
+    ) {
+        let now = self.now;
+        let frozen_at_call = self.frozen_ns(place);
+        let record = self.workload.records.len();
+        let Workload { clients, records, .. } = &mut self.workload;
+        let client = &mut clients[place];
+        let is_read = input.is_read();
+        let rivals = |other: &&Pending| other.shard == shard && !(is_read && other.is_read);
+        let ordered = client.pending.values().filter(rivals).any(|p| p.is_read != is_read);
+        let after = client
+            .pending
+            .values()
+            .filter(rivals)
+            .map(|other| other.record)
+            .filter(|&other| records[other].key == key)
+            .collect();
+        let sequence = client.next_sequence;
+        client.next_sequence += 1;
+        let token = Token { connection: place as u32, sequence, part: part_of(place, sequence) };
+        let name = key_name(key);
+        let command = Command { key: &name, operation: operation_of(&input) };
+        batch.push(shard, token, ordered, &command);
+        client
+            .pending
+            .insert(sequence, Pending { record, shard, is_read, called: now, frozen_at_call });
+        let input = match input {
+            Input::Set { value, condition, lives, return_old } => {
+                let lives = lives.map(|lives| lives - EXPIRY_GRAIN_NS);
+                Input::Set { value, condition, lives, return_old }
+            }
+            other => other,
+        };
+        let operation = Recorded { input, called: now, outcome: Outcome::Unknown, after };
+        records.push(Record { shard, key, client: place, operation, is_left_out: false });
+        let due = now + self.options.request_deadline + DEADLINE_SLACK_NS;
+        self.schedule(due, crate::world::Event::Alarm(place, sequence));
+    }
+
+    /// How long the client's core has stood still so far.
+    fn frozen_ns(&self, place: usize) -> u64 {
+        let at = self.workload.clients[place].at;
+        let still_ahead = |until: u64| until.saturating_sub(self.now);
+        at.and_then(|at| self.seat(at))
+            .map_or(0, |seat| seat.frozen_ns - still_ahead(seat.frozen_until))
+    }
+
+    /// A request must be answered by now, unless its core stood still meanwhile.
+    pub fn alarm(&mut self, place: usize, sequence: u32) {
+        let Some(pending) = self.workload.clients[place].pending.get(&sequence) else { return };
+        let frozen = self.frozen_ns(place).saturating_sub(pending.frozen_at_call);
+        let due = pending.called + self.options.request_deadline + DEADLINE_SLACK_NS + frozen;
+        if self.now < due {
+            self.schedule(due, crate::world::Event::Alarm(place, sequence));
+            return;
+        }
+        let text = format!(
+            "client {place} was not answered in time by {:?}: {}",
+            self.workload.clients[place].at,
+            line(&self.workload.records[pending.record].operation)
+        );
+        self.checkers.violation(text);
+    }
+
+    /// The core at `at` answers.
+    pub fn take_reply(&mut self, at: Address, reply: &Reply, value: Option<Vec<u8>>) {
+        let place = reply.token.connection as usize;
+        let sequence = reply.token.sequence;
+        let now = self.now;
+        let Some(client) = self.workload.clients.get_mut(place) else {
+            self.checkers.violation(format!("{at} answers nobody: {reply:?}"));
+            return;
+        };
+        let is_known = client.at == Some(at) && reply.token.part == part_of(place, sequence);
+        let Some(pending) = client.pending.remove(&sequence).filter(|_| is_known) else {
+            self.checkers.violation(format!("{at} answers what was not asked: {reply:?}"));
+            return;
+        };
+        *self.workload.answers.entry(reply.status as u8).or_insert(0) += 1;
+        self.workload.slowest = self.workload.slowest.max(now - pending.called);
+        let record = &mut self.workload.records[pending.record];
+        let class = reply.status.class();
+        if reply.status == Status::NotLeader || pending.is_read && class == Class::Unknown {
+            self.checkers.violation(format!(
+                "{at} answers {:?} to {}",
+                reply.status,
+                line(&record.operation)
+            ));
+        }
+        match (class, status_of(reply.status)) {
+            (Class::Done, Some(status)) => {
+                let output = register::Output {
+                    status,
+                    version: reply.version.0,
+                    value: value.map(Into::into),
+                    number: reply.number,
+                };
+                record.operation.outcome = Outcome::Returned { at: now, output };
+                client.versions.insert((pending.shard, record.key), reply.version.0);
+            }
+            (Class::Done, None) | (Class::NotDone, _) => record.is_left_out = true,
+            (Class::Unknown, _) => {}
+        }
+        let key = record.key;
+        match client.style {
+            Style::Single => {
+                let think_time = self.options.think_time;
+                let next = self.workload.random.around(think_time);
+                self.wake_later(place, next);
+            }
+            Style::Probe(shard) if key == 0 && class == Class::Done => {
+                self.workload.served.entry(shard).or_insert(now);
+            }
+            Style::Probe(_) => self.wake_later(place, MILLI),
+            Style::Pipelining => {}
+        }
+    }
+
+    /// The connections of a node are gone; their clients go elsewhere.
+    pub fn lose_clients(&mut self, node: NodeId) {
+        for place in 0..self.workload.clients.len() {
+            let client = &mut self.workload.clients[place];
+            if client.at.is_none_or(|at| at.node != node) {
+                continue;
+            }
+            client.at = None;
+            let was_waiting = !client.pending.is_empty();
+            client.pending.clear();
+            if was_waiting && client.style != Style::Pipelining {
+                let later = self.workload.random.below(100 * MILLI);
+                self.wake_later(place, later);
+            }
+        }
+    }
+}
+
+/// A number that a reply must carry back, different for each request.
+fn part_of(place: usize, sequence: u32) -> u32 {
+    (place as u32).wrapping_mul(0x9e37_79b9) ^ sequence.wrapping_mul(0x85eb_ca6b)
+}
+
+fn operation_of(input: &Input) -> Operation<'_> {
+    match input {
+        Input::Get => Operation::Get,
+        Input::Set { value, condition, lives, return_old } => Operation::Set {
+            value,
+            flags: 0,
+            condition: match *condition {
+                Condition::Always => SetCondition::Always,
+                Condition::IfAbsent => SetCondition::IfAbsent,
+                Condition::IfPresent => SetCondition::IfPresent,
+                Condition::IfVersion(version) => SetCondition::IfVersion(Version(version)),
+            },
+            expiry: lives.map_or(Expiry::Never, |lives| Expiry::In(Millis(lives / MILLI))),
+            return_old: *return_old,
+        },
+        Input::Increment(delta) => Operation::Increment { delta: *delta },
+        Input::Append(value) => {
+            Operation::Extend { end: End::Back, value, create: true, version: Version(0) }
+        }
+        Input::Delete { return_old } => {
+            Operation::Delete { version: Version(0), return_old: *return_old }
+        }
+    }
+}
+
+/// The status in the terms of the model; `None` for what was done and has no effect by its nature.
+fn status_of(status: Status) -> Option<register::Status> {
+    match status {
+        Status::Ok => Some(register::Status::Ok),
+        Status::NotFound => Some(register::Status::NotFound),
+        Status::Exists => Some(register::Status::Exists),
+        Status::ConditionFailed => Some(register::Status::ConditionFailed),
+        Status::NotANumber => Some(register::Status::NotANumber),
+        _ => None,
+    }
+}

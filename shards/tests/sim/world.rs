@@ -1,0 +1,664 @@
+//! The simulated cluster: cores driven through the contract by one queue of events.
+//!
+//! Nothing happens but by taking the next event of the queue: the time of the world jumps to it.
+//! A core gathers what arrives and then runs a turn, as the real driver does. Faults live in
+//! `faults.rs`, clients in `workload.rs`; what must hold is checked by `checkers.rs` after each
+//! turn. The first violation ends the run.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use shards::command::RequestBatch;
+use shards::contract::{
+    AdminCommand, CoreConfig, DiskOperation, Durability, Input, Lane, Now, Outputs,
+};
+use shards::engine::Core;
+use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId};
+use shards::placement::Placement;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::checkers::Checkers;
+use crate::faults::Fault;
+use crate::network::{Ends, Flight, Link, Network};
+use crate::options::{MICRO, MILLI, Options, SECOND};
+use crate::random::Random;
+use crate::workload::Workload;
+
+/// The wall clock at the start of the simulated time, in milliseconds.
+const WALL_START_MS: u64 = 1_800_000_000_000;
+/// Time a turn takes: two turns of a core are at least so far apart.
+const TURN_NS: u64 = 10 * MICRO;
+/// Raft's tick.
+pub const TICK_NS: u64 = 50 * MILLI;
+
+/// Something that arrived at a core and waits for its next turn.
+#[derive(Debug)]
+pub enum Mail {
+    /// A frame.
+    Frame(Address, Vec<u8>),
+    /// See [`Input::LinkUp`].
+    LinkUp(Address, u16),
+    /// See [`Input::LinkDown`].
+    LinkDown(Address),
+    /// A completed disk operation.
+    Disk(u64),
+    /// Requests of a client.
+    Requests(RequestBatch),
+    /// An operator's wish.
+    Admin(AdminCommand),
+}
+
+/// What happens next.
+#[derive(Debug)]
+pub enum Event {
+    /// A core's turn ends.
+    Turn(Address, u64),
+    /// A frame arrives.
+    Arrival(Flight),
+    /// A disk operation ends.
+    Disk(Address, u64, u64),
+    /// A link blocked for this long is given up, if it is still the same connection.
+    GiveUp(Ends, u64),
+    /// The sender notices that its link is gone.
+    NoticeLoss(Ends),
+    /// The sender tries to connect.
+    Connect(Ends),
+    /// A client thinks of something to ask.
+    Client(usize),
+    /// A request should have been answered by now.
+    Alarm(usize, u32),
+    /// A fault strikes.
+    Fault(Fault),
+    /// A partition ends.
+    Unblock(Vec<(NodeId, NodeId)>),
+    /// A node that has handed everything over stops.
+    Restart(NodeId),
+    /// A node starts.
+    Boot(NodeId),
+}
+
+/// A core with what waits for it.
+#[derive(Debug)]
+pub struct Seat {
+    /// The engine.
+    pub core: Core,
+    outputs: Outputs,
+    inbox: VecDeque<Mail>,
+    turn_at: u64,
+    /// It does nothing before this time.
+    pub frozen_until: u64,
+    /// How long it has been kept from doing anything, in all.
+    pub frozen_ns: u64,
+    last_disk: u64,
+    seen_lives: BTreeMap<NodeId, u64>,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Process {
+    /// Which of its lives it lives, or lived last.
+    pub life: u64,
+    /// Number of its cores.
+    pub cores: u16,
+    /// Its cores while it lives.
+    pub seats: Vec<Seat>,
+    /// Its wall clock against that of the world, in milliseconds.
+    pub wall_offset_ms: i64,
+    /// Its monotonic clock against that of the world, in nanoseconds.
+    pub monotonic_offset: u64,
+}
+
+/// Everything.
+pub struct World {
+    /// What the seed plays.
+    pub options: Options,
+    /// The time since the start, in nanoseconds.
+    pub now: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    events: u64,
+    /// By position in the placement.
+    pub processes: Vec<Process>,
+    /// Who has which shard.
+    pub placement: Placement,
+    /// Links.
+    pub network: Network,
+    /// Clients.
+    pub workload: Workload,
+    /// What must hold.
+    pub checkers: Checkers,
+    /// What strikes is drawn from here.
+    pub chaos: Random,
+    timing: Random,
+    seeds: Random,
+    trace: Xxh3,
+    /// Whether faults still strike.
+    pub is_troubled: bool,
+    /// Nodes that were asked to stop and have not restarted yet.
+    pub draining: BTreeSet<NodeId>,
+    is_verbose: bool,
+    /// Turns run so far.
+    pub turns: u64,
+}
+
+impl World {
+    /// A cluster whose nodes start at time zero. With `is_verbose` it tells what happens.
+    pub fn new(options: Options, is_verbose: bool) -> Self {
+        let nodes = (1..=options.nodes()).map(NodeId).collect();
+        let placement = Placement::new(nodes, options.shards).expect("a possible layout");
+        let mut clocks = Random::stream(options.seed, "clocks");
+        let processes = (0..usize::from(options.nodes()))
+            .map(|position| Process {
+                life: 0,
+                cores: options.cores[position],
+                seats: Vec::new(),
+                wall_offset_ms: clocks.between(0, 2 * options.wall_skew_ms) as i64
+                    - options.wall_skew_ms as i64,
+                monotonic_offset: clocks.between(0, 1_000) * SECOND,
+            })
+            .collect();
+        let mut world = World {
+            now: 0,
+            queue: BTreeMap::new(),
+            events: 0,
+            processes,
+            network: Network::new(&options),
+            workload: Workload::new(&options),
+            checkers: Checkers::new(),
+            chaos: Random::stream(options.seed, "faults"),
+            timing: Random::stream(options.seed, "timing"),
+            seeds: Random::stream(options.seed, "engine seeds"),
+            trace: Xxh3::new(),
+            is_troubled: true,
+            draining: BTreeSet::new(),
+            is_verbose,
+            turns: 0,
+            placement,
+            options,
+        };
+        for node in world.placement.nodes().to_vec() {
+            let at = world.timing.below(100 * MILLI);
+            world.schedule(at, Event::Boot(node));
+        }
+        world.start_faults();
+        world.start_clients();
+        world
+    }
+
+    /// Puts an event into the queue.
+    pub fn schedule(&mut self, at: u64, event: Event) {
+        self.events += 1;
+        self.queue.insert((at.max(self.now), self.events), event);
+    }
+
+    /// Lets time pass until `until`, or up to the first violation.
+    pub fn run_until(&mut self, until: u64) -> Result<(), String> {
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > until {
+                break;
+            }
+            let ((at, _), event) = entry.remove_entry();
+            self.now = at;
+            self.happen(event);
+            self.checkers.verdict()?;
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Turn(at, life) => self.turn(at, life),
+            Event::Arrival(flight) => self.arrive(flight),
+            Event::Disk(at, life, id) => self.mail(at, Some(life), Mail::Disk(id)),
+            Event::GiveUp(ends, connection) => self.give_up(ends, connection),
+            Event::NoticeLoss(ends) => self.notice_loss(ends),
+            Event::Connect(ends) => self.connect(ends),
+            Event::Client(client) => self.wake_client(client),
+            Event::Alarm(client, sequence) => self.alarm(client, sequence),
+            Event::Fault(fault) => self.strike(fault),
+            Event::Unblock(pairs) => self.unblock(&pairs),
+            Event::Restart(node) => self.restart(node),
+            Event::Boot(node) => self.boot(node),
+        }
+    }
+
+    /// Tells what happens to whoever replays a seed.
+    pub fn tell(&self, text: impl FnOnce() -> String) {
+        if self.is_verbose {
+            println!("{:>12.6} {}", self.now as f64 / SECOND as f64, text());
+        }
+    }
+
+    /// The hash of all outputs of all cores so far.
+    pub fn trace(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    /// The node at its position.
+    pub fn process(&self, node: NodeId) -> &Process {
+        &self.processes[usize::from(node.0) - 1]
+    }
+
+    /// See [`process`](Self::process).
+    pub fn process_mut(&mut self, node: NodeId) -> &mut Process {
+        &mut self.processes[usize::from(node.0) - 1]
+    }
+
+    /// The core at `at`, while its node lives.
+    pub fn seat(&self, at: Address) -> Option<&Seat> {
+        self.process(at.node).seats.get(usize::from(at.core.0))
+    }
+
+    fn seat_mut(&mut self, at: Address) -> Option<&mut Seat> {
+        self.process_mut(at.node).seats.get_mut(usize::from(at.core.0))
+    }
+
+    /// The addresses of all living cores.
+    pub fn living(&self) -> Vec<Address> {
+        let nodes = self.placement.nodes().iter();
+        nodes
+            .flat_map(|&node| {
+                (0..self.process(node).seats.len() as u16)
+                    .map(move |core| Address { node, core: CoreIndex(core) })
+            })
+            .collect()
+    }
+
+    /// The clocks as `node` reads them.
+    pub fn clocks(&self, node: NodeId) -> Now {
+        let process = self.process(node);
+        let wall = WALL_START_MS + self.now / MILLI;
+        Now {
+            monotonic: Nanos(self.now + process.monotonic_offset),
+            wall: Millis(wall.saturating_add_signed(process.wall_offset_ms)),
+        }
+    }
+
+    /// Puts something into a core's inbox; nothing if that life is over.
+    pub fn mail(&mut self, to: Address, life: Option<u64>, mail: Mail) {
+        let (now, gather_max) = (self.now, self.options.gather_max);
+        if life.is_some_and(|life| self.process(to.node).life != life) {
+            return;
+        }
+        let at = now + 1 + self.timing.below(gather_max);
+        if let Some(seat) = self.seat_mut(to) {
+            seat.inbox.push_back(mail);
+            self.schedule_turn(to, at);
+        }
+    }
+
+    fn schedule_turn(&mut self, at: Address, time: u64) {
+        let life = self.process(at.node).life;
+        let Some(seat) = self.seat_mut(at) else { return };
+        let time = time.max(seat.frozen_until);
+        if time < seat.turn_at {
+            seat.turn_at = time;
+            self.schedule(time, Event::Turn(at, life));
+        }
+    }
+
+    fn turn(&mut self, at: Address, life: u64) {
+        let (now, clocks) = (self.now, self.clocks(at.node));
+        if self.process(at.node).life != life {
+            return;
+        }
+        let Some(seat) = self.seat_mut(at) else { return };
+        if seat.turn_at != now {
+            return;
+        }
+        seat.turn_at = u64::MAX;
+        if seat.frozen_until > now {
+            let until = seat.frozen_until;
+            self.schedule_turn(at, until);
+            return;
+        }
+        let Seat { core, outputs, inbox, .. } = seat;
+        while let Some(mail) = inbox.pop_front() {
+            let input = match &mail {
+                Mail::Frame(from, bytes) => Input::Frame { from: *from, bytes },
+                Mail::LinkUp(to, cores) => Input::LinkUp { to: *to, cores: *cores },
+                Mail::LinkDown(to) => Input::LinkDown { to: *to },
+                Mail::Disk(id) => Input::Disk { id: *id, result: Ok(()) },
+                Mail::Requests(batch) => Input::Requests(batch),
+                Mail::Admin(command) => Input::Admin(*command),
+            };
+            core.step(clocks, input, outputs);
+            if let Mail::Frame(_, bytes) = mail {
+                outputs.recycle(bytes);
+            }
+        }
+        core.step(clocks, Input::EndOfTurn, outputs);
+        let mut outputs = std::mem::take(outputs);
+        self.turns += 1;
+        self.drain(at, life, &mut outputs);
+        let wanted = outputs.next_deadline.0.saturating_sub(self.process(at.node).monotonic_offset);
+        if let Some(seat) = self.seat_mut(at) {
+            seat.outputs = outputs;
+        }
+        self.schedule_turn(at, wanted.max(now + TURN_NS));
+        self.observe_replicas(at);
+    }
+
+    /// Carries out what a core wants, and takes note of it for the trace.
+    fn drain(&mut self, at: Address, life: u64, outputs: &mut Outputs) {
+        self.trace.update(&self.now.to_le_bytes());
+        self.trace.update(&[at.node.0 as u8, at.core.0 as u8]);
+        for event in outputs.events.drain(..) {
+            self.trace.update(format!("{event:?}").as_bytes());
+            self.tell(|| format!("{at} {event:?}"));
+            self.checkers.event(at, life, &event);
+        }
+        for reply in &outputs.replies.headers {
+            self.trace.update(format!("{reply:?}").as_bytes());
+            let value = outputs.replies.value(reply).map(<[u8]>::to_vec);
+            self.trace.update(value.as_deref().unwrap_or_default());
+            self.take_reply(at, reply, value);
+        }
+        outputs.replies.clear();
+        for DiskOperation::Append { id, bytes, sync } in outputs.disk.drain(..) {
+            self.trace.update(&id.to_le_bytes());
+            self.trace.update(&bytes);
+            self.trace.update(&[u8::from(sync)]);
+            let takes = self.timing.below(self.options.disk_max + 1);
+            let now = self.now;
+            let Some(seat) = self.seat_mut(at) else { continue };
+            seat.last_disk = seat.last_disk.max(now + takes);
+            let done = seat.last_disk;
+            self.schedule(done, Event::Disk(at, life, id));
+        }
+        let mut sent: Vec<(Address, Lane)> = Vec::new();
+        for frame in outputs.frames.drain(..) {
+            self.trace.update(&[frame.to.node.0 as u8, frame.to.core.0 as u8]);
+            self.trace.update(&frame.bytes);
+            if sent.contains(&(frame.to, frame.lane)) {
+                self.checkers.violation(format!("{at} sent two frames to {} in a turn", frame.to));
+            }
+            sent.push((frame.to, frame.lane));
+            let flight = Flight {
+                ends: (at, frame.to),
+                connection: None,
+                sender_life: life,
+                receiver_life: self.process(frame.to.node).life,
+                bytes: frame.bytes,
+            };
+            for (at, flight) in self.network.send(self.now, frame.lane, flight) {
+                self.schedule(at, Event::Arrival(flight));
+            }
+        }
+    }
+
+    fn arrive(&mut self, flight: Flight) {
+        let (from, to) = flight.ends;
+        let Some(link) = self.network.links.get(&flight.ends) else { return };
+        let is_stale = flight.connection.is_some_and(|connection| connection != link.connection)
+            || self.process(to.node).life != flight.receiver_life;
+        if is_stale {
+            return;
+        }
+        let holds = !link.held.is_empty() || self.network.is_blocked(from.node, to.node);
+        if holds {
+            if flight.connection.is_some()
+                && let Some(link) = self.network.links.get_mut(&flight.ends)
+            {
+                link.held.push_back(flight);
+            }
+            return;
+        }
+        self.hand_over(flight);
+    }
+
+    fn hand_over(&mut self, flight: Flight) {
+        let (from, to) = flight.ends;
+        let Some(seat) = self.seat_mut(to) else { return };
+        let seen = seat.seen_lives.entry(from.node).or_insert(0);
+        if *seen > flight.sender_life {
+            return;
+        }
+        *seen = flight.sender_life;
+        self.mail(to, Some(flight.receiver_life), Mail::Frame(from, flight.bytes));
+    }
+
+    /// Ends partitions: what was held arrives.
+    pub fn unblock(&mut self, pairs: &[(NodeId, NodeId)]) {
+        for &(from, to) in pairs {
+            self.network.unblock(from, to);
+        }
+        self.release();
+    }
+
+    /// Hands over what links hold that are not blocked any more.
+    pub fn release(&mut self) {
+        let ends: Vec<_> = self.network.links.keys().copied().collect();
+        for ends in ends {
+            if self.network.is_blocked(ends.0.node, ends.1.node) {
+                continue;
+            }
+            let Some(link) = self.network.links.get_mut(&ends) else { continue };
+            for flight in std::mem::take(&mut link.held) {
+                self.hand_over(flight);
+            }
+        }
+    }
+
+    fn give_up(&mut self, ends: Ends, connection: u64) {
+        let is_blocked = self.network.is_blocked(ends.0.node, ends.1.node);
+        let Some(link) = self.network.links.get_mut(&ends) else { return };
+        if is_blocked && link.is_up && link.connection == connection {
+            link.is_up = false;
+            link.connection += 1;
+            link.held.clear();
+            self.notice_loss(ends);
+        }
+    }
+
+    /// Breaks a link. What is under way may still arrive, until it is connected again.
+    pub fn cut(&mut self, ends: Ends, all_is_lost: bool, noticed_after: u64) {
+        let now = self.now;
+        let Some(link) = self.network.links.get_mut(&ends) else { return };
+        if !link.is_up {
+            return;
+        }
+        link.is_up = false;
+        if all_is_lost {
+            link.connection += 1;
+            link.held.clear();
+        }
+        self.schedule(now + noticed_after, Event::NoticeLoss(ends));
+    }
+
+    fn notice_loss(&mut self, ends: Ends) {
+        let Some(link) = self.network.links.get_mut(&ends) else { return };
+        if link.is_up {
+            return;
+        }
+        if link.told_up {
+            link.told_up = false;
+            self.mail(ends.0, None, Mail::LinkDown(ends.1));
+        }
+        self.connect_after(ends, 100 * MILLI);
+    }
+
+    /// Tries to connect within `most`, unless that is under way.
+    pub fn connect_after(&mut self, ends: Ends, most: u64) {
+        let at = self.now + 1 + self.timing.below(most);
+        let Some(link) = self.network.links.get_mut(&ends) else { return };
+        if !link.connects {
+            link.connects = true;
+            self.schedule(at, Event::Connect(ends));
+        }
+    }
+
+    fn connect(&mut self, ends: Ends) {
+        let (from, to) = ends;
+        let can_connect = !self.network.is_blocked(from.node, to.node)
+            && !self.network.is_blocked(to.node, from.node);
+        let (sender_lives, receiver) = (self.seat(from).is_some(), self.process(to.node));
+        let (cores, receiver_lives) = (receiver.cores, self.seat(to).is_some());
+        let Some(link) = self.network.links.get_mut(&ends) else { return };
+        link.connects = false;
+        if link.is_up || !sender_lives {
+            return;
+        }
+        if !can_connect || !receiver_lives {
+            self.connect_after(ends, 200 * MILLI);
+            return;
+        }
+        let told_up = link.told_up;
+        *link =
+            Link { is_up: true, told_up: true, connection: link.connection + 1, ..Link::default() };
+        if told_up {
+            self.mail(from, None, Mail::LinkDown(to));
+        }
+        self.mail(from, None, Mail::LinkUp(to, cores));
+    }
+
+    /// Starts a node without memory.
+    pub fn boot(&mut self, node: NodeId) {
+        if !self.process(node).seats.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let seed = self.seeds.next();
+        let process = &mut self.processes[usize::from(node.0) - 1];
+        process.life += 1;
+        let cores = process.cores;
+        for core in (0..cores).map(CoreIndex) {
+            let config = CoreConfig {
+                node,
+                core,
+                cores,
+                placement: self.placement.clone(),
+                shard_bytes_max: self.options.shard_bytes_max,
+                value_bytes_max: 1 << 16,
+                durability: match self.options.disk_max {
+                    0 => Durability::Memory,
+                    _ => Durability::Fsync,
+                },
+                tick: Nanos(TICK_NS),
+                election_ticks: 6,
+                request_deadline: Nanos(self.options.request_deadline),
+                parked_bytes_max: self.options.parked_bytes_max,
+                seed: seed ^ u64::from(core.0),
+            };
+            process.seats.push(Seat {
+                core: Core::new(config),
+                outputs: Outputs::default(),
+                inbox: VecDeque::new(),
+                turn_at: u64::MAX,
+                frozen_until: 0,
+                frozen_ns: 0,
+                last_disk: 0,
+                seen_lives: BTreeMap::new(),
+            });
+        }
+        self.tell(|| format!("node {node} starts with {cores} cores"));
+        for core in (0..cores).map(CoreIndex) {
+            self.schedule_turn(Address { node, core }, now + 1);
+        }
+        self.lay_links(node);
+    }
+
+    /// Makes the links from and to the cores that `node` has now.
+    fn lay_links(&mut self, node: NodeId) {
+        let cores = self.process(node).cores;
+        let gone = |at: Address| at.node == node && at.core.0 >= cores;
+        let obsolete: Vec<_> = self
+            .network
+            .links
+            .keys()
+            .copied()
+            .filter(|ends| gone(ends.0) || gone(ends.1))
+            .collect();
+        for ends in obsolete {
+            if let Some(link) = self.network.links.remove(&ends)
+                && link.told_up
+            {
+                self.mail(ends.0, None, Mail::LinkDown(ends.1));
+            }
+        }
+        for here in (0..cores).map(|core| Address { node, core: CoreIndex(core) }) {
+            for other in self.placement.nodes().to_vec() {
+                for core in (0..self.process(other).cores).map(CoreIndex) {
+                    let there = Address { node: other, core };
+                    if here == there {
+                        continue;
+                    }
+                    for ends in [(here, there), (there, here)] {
+                        let is_local = node == other;
+                        self.network
+                            .links
+                            .entry(ends)
+                            .or_insert_with(|| Link { is_up: is_local, ..Link::default() });
+                        if !is_local {
+                            self.connect_after(ends, 50 * MILLI);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a node's memory away. Frames it has sent may still arrive.
+    pub fn crash(&mut self, node: NodeId) {
+        if self.process(node).seats.is_empty() {
+            return;
+        }
+        self.tell(|| format!("node {node} crashes"));
+        self.process_mut(node).seats.clear();
+        self.draining.remove(&node);
+        let ends: Vec<_> = self.network.links.keys().copied().collect();
+        for ends in ends {
+            let (from, to) = (ends.0.node == node, ends.1.node == node);
+            if from && to {
+                continue;
+            }
+            if from {
+                let all_is_lost = self.chaos.chance(500);
+                if let Some(link) = self.network.links.get_mut(&ends) {
+                    link.is_up = false;
+                    link.told_up = false;
+                    link.connection += u64::from(all_is_lost);
+                }
+            } else if to {
+                let is_silent = self.chaos.chance(200);
+                let most = if is_silent { 2 * SECOND } else { 20 * MILLI };
+                let noticed_after = self.chaos.below(most);
+                self.cut(ends, true, noticed_after);
+            }
+        }
+        self.lose_clients(node);
+    }
+
+    /// Keeps a core from doing anything for a while.
+    pub fn freeze(&mut self, at: Address, lasts: u64) {
+        let now = self.now;
+        if let Some(seat) = self.seat_mut(at) {
+            let until = seat.frozen_until.max(now + lasts);
+            seat.frozen_ns += until - seat.frozen_until.max(now);
+            seat.frozen_until = until;
+        }
+    }
+
+    /// Ends all freezes.
+    pub fn thaw(&mut self) {
+        let now = self.now;
+        for at in self.living() {
+            if let Some(seat) = self.seat_mut(at) {
+                if seat.frozen_until > now {
+                    seat.frozen_ns -= seat.frozen_until - now;
+                }
+                seat.frozen_until = now.min(seat.frozen_until);
+                seat.turn_at = u64::MAX;
+            }
+            self.schedule_turn(at, now + 1);
+        }
+    }
+
+    fn observe_replicas(&mut self, at: Address) {
+        let Some(seat) =
+            self.processes[usize::from(at.node.0) - 1].seats.get(usize::from(at.core.0))
+        else {
+            return;
+        };
+        self.checkers.observe(at, &seat.core, self.placement.shards());
+    }
+}
