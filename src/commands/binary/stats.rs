@@ -104,6 +104,7 @@ fn settings(cluster: &ClusterMap, facts: &ServerFacts, lines: &mut Lines<'_>) {
     lines.add("num_threads", format_args!("{}", facts.cores));
     lines.add("item_size_max", format_args!("{}", facts.value_bytes_max));
     lines.add("cas_enabled", format_args!("yes"));
+    lines.add("flush_enabled", format_args!("yes"));
     lines.add("auth_enabled_sasl", format_args!("no"));
     lines.add("binding_protocol", format_args!("auto-negotiate"));
     lines.add("shards", format_args!("{}", placement.shards()));

@@ -385,7 +385,7 @@ fn statistics_end_with_an_empty_line() {
     let mut harness = Harness::new(PortKind::AnyCore);
     for (group, lines) in [
         (&b""[..], 26),
-        (b"settings", 13),
+        (b"settings", 14),
         (b"shards", 32),
         (b"items", 0),
         (b"sizes", 0),
