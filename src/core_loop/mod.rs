@@ -62,6 +62,9 @@ use state::State;
 use table::{ConnectionId, Table};
 use turn::FollowUps;
 
+#[cfg(test)]
+mod tests;
+
 /// What a client is told for which there is no room. One that speaks the binary protocol takes it
 /// for garbage, which comes to the same.
 const NO_ROOM: &[u8] = b"-ERR max number of clients reached\r\n";

@@ -8,7 +8,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-use super::stream::{Transfer, Transport};
+use super::stream::{Transfer, Transport, fill, received};
 
 /// Size of the buffer that a core receives into, in bytes.
 pub const SCRATCH_BYTES: usize = 256 << 10;
@@ -67,10 +67,10 @@ impl Input {
             return Ok(Received { transfer, filled: false });
         };
         let filled = count == room.len();
-        front.write_copy_of_slice(&self.kept);
+        fill(front, &self.kept);
         // SAFETY: the front was written from what was kept, and the transport wrote `count` bytes
         // behind it.
-        let bytes = unsafe { scratch.0[..start + count].assume_init_ref() };
+        let bytes = unsafe { received(&scratch.0[..start + count]) };
         let used = parse(bytes).min(bytes.len());
         self.keep(&bytes[used..]);
         Ok(Received { transfer, filled })
@@ -142,7 +142,7 @@ mod tests {
             if count == 0 {
                 return Ok(Transfer::End);
             }
-            buffer[..count].write_copy_of_slice(&rest[..count]);
+            fill(&mut buffer[..count], &rest[..count]);
             rest.drain(..count);
             Ok(Transfer::Bytes(count))
         }
@@ -185,10 +185,10 @@ mod tests {
             let (mut input, mut scratch) = (Input::default(), Scratch::default());
             let mut messages = Vec::new();
             loop {
-                let received = input
+                let outcome = input
                     .receive(&pieces, &mut scratch, |bytes| parse(bytes, &mut messages))
                     .expect("no error");
-                if received.transfer == Transfer::End {
+                if outcome.transfer == Transfer::End {
                     break;
                 }
             }

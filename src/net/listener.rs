@@ -48,9 +48,7 @@ impl Listener {
     }
 
     /// The address it is bound to, with the port that the kernel chose.
-    ///
-    /// # Errors
-    /// If the kernel does not say.
+    #[cfg(test)]
     pub fn address(&self) -> io::Result<SocketAddr> {
         let address = self.0.local_addr()?;
         address.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())

@@ -27,6 +27,26 @@ pub enum Transfer {
     End,
 }
 
+/// The bytes that a receive has written at the front of `buffer`.
+///
+/// # Safety
+/// All of `buffer` was written.
+pub unsafe fn received(buffer: &[MaybeUninit<u8>]) -> &[u8] {
+    // SAFETY: the two types have the same layout, and the caller vouches for the content.
+    unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), buffer.len()) }
+}
+
+/// Copies `bytes` to a buffer of the same length.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn fill(buffer: &mut [MaybeUninit<u8>], bytes: &[u8]) {
+    assert_eq!(buffer.len(), bytes.len(), "a copy between different lengths");
+    for (to, &from) in buffer.iter_mut().zip(bytes) {
+        to.write(from);
+    }
+}
+
 /// What moves bytes without waiting.
 pub trait Transport {
     /// Fills the beginning of `buffer` with what has arrived.

@@ -18,7 +18,7 @@ use super::writer::Written;
 use super::{Need, Pending, SILENCE_DEADLINE, address};
 use crate::core_loop::Shared;
 use crate::net::runtime::{sleep, spawn, with_deadline};
-use crate::net::stream::{Stream, Transfer, Transport};
+use crate::net::stream::{Stream, Transfer, Transport, received};
 
 /// How long a connection may take to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
@@ -183,7 +183,7 @@ pub async fn receive_some(stream: &Stream, bytes: &mut Vec<u8>) -> io::Result<()
         match stream.receive(&mut buffer)? {
             Transfer::Bytes(count) => {
                 // SAFETY: the receive wrote so many bytes at the front.
-                bytes.extend_from_slice(unsafe { buffer[..count].assume_init_ref() });
+                bytes.extend_from_slice(unsafe { received(&buffer[..count]) });
                 return Ok(());
             }
             Transfer::WouldBlock => stream.readable().await?,
