@@ -58,15 +58,14 @@ fn built() -> BTreeMap<String, Vec<(String, String)>> {
 #[test]
 fn crates_depend_on_each_other_as_the_page_says() {
     let (drawn, built) = (drawn(), built());
-    let names = |names: &mut dyn Iterator<Item = &String>| {
-        names.cloned().collect::<Vec<_>>().join(", ")
-    };
+    let names =
+        |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>().join(", ");
     assert_eq!(names(&mut drawn.keys()), names(&mut built.keys()), "the crates themselves");
     for (name, edges) in &built {
         let ours = |kinds: &[&str]| -> BTreeSet<String> {
-            let kept = edges.iter().filter(|(to, kind)| {
-                built.contains_key(to) && kinds.contains(&kind.as_str())
-            });
+            let kept = edges
+                .iter()
+                .filter(|(to, kind)| built.contains_key(to) && kinds.contains(&kind.as_str()));
             kept.map(|(to, _)| to.clone()).collect()
         };
         assert_eq!(drawn[name].always, ours(&["normal", "build"]), "what {name} uses");
