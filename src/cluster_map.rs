@@ -201,11 +201,6 @@ impl ClusterMap {
         self.shards.get(usize::from(shard.0)).map_or(LeaderView::default(), |entry| entry.view)
     }
 
-    /// Whether every shard has a known leader.
-    pub fn all_led(&self) -> bool {
-        self.shards.iter().all(|entry| entry.view.leader.is_some())
-    }
-
     /// The highest term of any shard.
     pub fn term_max(&self) -> Term {
         self.shards.iter().map(|entry| entry.view.term).max().unwrap_or_default()
@@ -215,11 +210,6 @@ impl ClusterMap {
     pub fn leader_address(&self, shard: ShardId) -> Option<(IpAddr, u16)> {
         let leader = self.leader(shard).leader?;
         self.core_address(leader, self.home_core(shard, leader))
-    }
-
-    /// The address that clients are told for the leader of `shard`, or for who stands in for it.
-    pub fn advertised_leader(&self, shard: ShardId) -> (IpAddr, u16) {
-        self.advertised_address(self.listed_owner(shard))
     }
 
     /// The host of `node`, if it is a member.
@@ -311,11 +301,6 @@ impl ClusterMap {
         self.stable_id(u64::from(member.node.0) << 32 | u64::from(member.core.0))
     }
 
-    /// The id of a shard as `CLUSTER MYSHARDID` and the like call it.
-    pub fn shard_id(&self, shard: ShardId) -> String {
-        self.stable_id(u64::from(shard.0) | 1 << 63)
-    }
-
     fn stable_id(&self, subject: u64) -> String {
         let mut state = fnv1a(self.layout.name.as_bytes()) ^ mix(subject);
         let mut id = String::with_capacity(48);
@@ -387,7 +372,6 @@ pub(crate) mod tests {
         assert_eq!(map.ownership(ShardId(0)), Ownership::Unknown);
         assert_eq!(map.leader_address(ShardId(0)), None);
         preferred_leaders(&mut map);
-        assert!(map.all_led());
         assert_eq!(map.ownership(ShardId(0)), Ownership::Here);
         // Shard 3 is on core 1 of node 1, shard 1 on core 0 of node 2.
         let elsewhere =
@@ -418,7 +402,6 @@ pub(crate) mod tests {
         map.set_leader(ShardId(1), LeaderView { term: Term(5), leader: None });
         assert_eq!(map.listed_owner(ShardId(1)).node, NodeId(3));
         assert_eq!(map.ownership(ShardId(1)), Ownership::Unknown);
-        assert!(!map.all_led());
     }
 
     #[test]
@@ -466,6 +449,6 @@ pub(crate) mod tests {
         let mut map = ClusterMap::new(ClusterLayout { advertise: Advertise::Node, ..layout(32) });
         preferred_leaders(&mut map);
         assert_eq!(map.members().count(), 3);
-        assert_eq!(map.advertised_leader(ShardId(4)).1, 7400);
+        assert_eq!(map.advertised_address(map.listed_owner(ShardId(4))).1, 7400);
     }
 }

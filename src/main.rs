@@ -4,9 +4,7 @@
 //! crate `shards`, the bytes on the wire are the crate `proto`.
 
 mod cli;
-#[allow(dead_code)]
 mod cluster_map;
-#[allow(dead_code)]
 mod commands;
 mod config;
 mod control;
@@ -16,7 +14,6 @@ mod mesh;
 mod net;
 mod node;
 mod peers;
-#[allow(dead_code)]
 mod session;
 mod startup;
 

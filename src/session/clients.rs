@@ -91,11 +91,6 @@ impl ClientDirectory {
     }
 
     /// The connection at `slot`.
-    pub fn get(&self, slot: ClientSlot) -> Option<&Client> {
-        self.entries.get(slot.0 as usize)?.as_ref()
-    }
-
-    /// The connection at `slot`.
     pub fn get_mut(&mut self, slot: ClientSlot) -> Option<&mut Client> {
         self.entries.get_mut(slot.0 as usize)?.as_mut()
     }
@@ -150,9 +145,9 @@ mod tests {
             let mut directory = ClientDirectory::new(CoreIndex(core), 3);
             for _ in 0..10 {
                 let slot = directory.open(Now::default(), address, address);
-                ids.extend(directory.get(slot).map(|client| client.id));
+                ids.extend(directory.get_mut(slot).map(|client| client.id));
                 directory.close(slot);
-                assert!(directory.get(slot).is_none());
+                assert!(directory.get_mut(slot).is_none());
             }
             assert_eq!(directory.len(), 0);
             assert!(directory.entries.len() == 1, "slots are used again");

@@ -163,6 +163,7 @@ impl Session {
     }
 
     /// Replies the engine owes to this session.
+    #[cfg(test)]
     pub fn outstanding(&self) -> u32 {
         self.connection.replies.outstanding()
     }
