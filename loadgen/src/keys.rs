@@ -244,11 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn popular_ranks_are_no_neighbours() {
-        let permutation = Permutation::new(100_000, 1);
-        let images: Vec<u64> = (0..100).map(|rank| permutation.apply(rank)).collect();
-        let neighbours = images.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 100).count();
-        assert!(neighbours < 5, "{images:?}");
+    fn popular_keys_are_no_neighbours_whatever_the_skew() {
+        let hot = Distribution::Hot { fraction: 0.001, share: 1.0 };
+        for distribution in [Distribution::Zipf { theta: 1.5 }, hot] {
+            let chooser = KeyChooser::new(distribution, 100_000, 1);
+            let mut random = Random::stream(1, 0);
+            let mut keys: Vec<u64> = (0..500).map(|_| chooser.next(&mut random)).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let close = keys.windows(2).filter(|pair| pair[1] - pair[0] < 20).count();
+            assert!(close * 4 < keys.len(), "{distribution}: {close} of {} are close", keys.len());
+        }
     }
 
     /// Compares observed rank counts with their expectation by a chi-squared statistic.
