@@ -14,7 +14,8 @@
 //! index and term of its entry. Just before that entry is applied, whatever is still barred by it
 //! runs: the entry was proposed after those reads came in, so that its commit confirms them as
 //! well. That holds after the replica has left office, too, and barred reads wait for it: tried
-//! again elsewhere, they could see the write that came after them.
+//! again elsewhere, they could see the write that came after them. If the entry is superseded, so
+//! are they.
 //! A read behind a write that was already proposed waits for that write's index, besides its
 //! round: the write's commit alone says nothing about the time after it. Reads behind writes that
 //! are not proposed yet do not come here at all; they travel with the write's entry.
@@ -80,7 +81,7 @@ enum Stage {
     Asked,
     /// A majority has confirmed it for this index.
     Confirmed(Index),
-    /// Its replica has left office: only the entry that bars it decides.
+    /// Only the entry that bars it decides.
     Stranded,
 }
 
@@ -210,12 +211,12 @@ impl Reads {
         }
     }
 
-    /// The next batch that may run now that `applied` is applied.
-    pub fn next_runnable(&mut self, applied: Index) -> Option<ReadBatch> {
+    /// The next batch that may run now that `applied` is applied, and what bars it.
+    pub fn next_runnable(&mut self, applied: Index) -> Option<(ReadBatch, Option<(Index, Term)>)> {
         let place = self.pending.iter().position(
             |pending| matches!(pending.stage, Stage::Confirmed(index) if index <= applied),
         )?;
-        self.pending.remove(place).map(|pending| pending.batch)
+        self.pending.remove(place).map(|pending| (pending.batch, pending.barred_by))
     }
 
     /// Keeps a batch's memory for the next.
@@ -226,9 +227,23 @@ impl Reads {
         }
     }
 
-    /// Sets a read aside until a newer stamp is applied.
-    pub fn push_due(&mut self, parcel: &Parcel<'_>) {
-        self.due.push(parcel);
+    /// Sets a read aside until a newer stamp is applied. One that is barred waits for the entry
+    /// that bars it, and runs as of that entry's stamp.
+    pub fn push_due(&mut self, parcel: &Parcel<'_>, barred_by: Option<(Index, Term)>) {
+        if barred_by.is_none() {
+            self.due.push(parcel);
+            return;
+        }
+        let waits = |p: &&mut Pending| p.barred_by == barred_by && p.stage == Stage::Stranded;
+        match self.pending.iter_mut().find(waits) {
+            Some(pending) => pending.batch.push(parcel),
+            None => {
+                let mut batch = self.spares.pop().unwrap_or_default();
+                batch.push(parcel);
+                let (stage, not_before) = (Stage::Stranded, Index(0));
+                self.pending.push_front(Pending { stage, not_before, barred_by, batch });
+            }
+        }
     }
 
     /// Whether reads wait for a newer stamp.

@@ -880,8 +880,8 @@ impl Replica {
     }
 
     /// What this replica knows of the entry at `index`, if it proposed it. If another leader's
-    /// entry stands in its place, its commands are not done, and never will be; reads that it
-    /// barred are free to be tried again.
+    /// entry stands in its place, its commands are not done, and never will be. Reads that it
+    /// barred end with it: later writes of their connections may have run elsewhere since.
     fn take_own(
         &mut self,
         index: Index,
@@ -896,9 +896,7 @@ impl Replica {
             }
             let view = self.view();
             while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
-                for parcel in batch.iter() {
-                    courier.give_back(self.shard, view, &parcel);
-                }
+                self.fail_batch(&batch, Status::Superseded, courier);
                 self.reads.recycle(batch);
             }
             courier.fail(self.shard, view, &proposed.origins, Status::Superseded);
@@ -933,7 +931,7 @@ impl Replica {
             return Ok(());
         };
         while let Some(batch) = self.reads.take_barred(own.index, own.term) {
-            self.run_batch(reader.stamp(), batch.iter(), courier);
+            self.run_batch(reader.stamp(), batch.iter(), None, courier);
             self.reads.recycle(batch);
         }
         let mut riders = own.riders.positions.iter().copied().zip(own.riders.batch.iter());
@@ -942,7 +940,7 @@ impl Replica {
             while let Some((position, parcel)) = rider
                 && position <= ordinal
             {
-                self.run_batch(reader.stamp(), std::iter::once(parcel), courier);
+                self.run_batch(reader.stamp(), std::iter::once(parcel), None, courier);
                 rider = riders.next();
             }
             let version = Version::new(epoch, Index(entry.index), ordinal);
@@ -957,7 +955,7 @@ impl Replica {
             }
         }
         let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
-        self.run_batch(reader.stamp(), rest, courier);
+        self.run_batch(reader.stamp(), rest, None, courier);
         // Where more keys are due than one entry removes, the next entry goes on.
         self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= self.store.stamp());
         Ok(())
@@ -1015,18 +1013,19 @@ impl Replica {
             return;
         }
         let mut running = None;
-        while let Some(batch) = self.reads.next_runnable(self.applied.0) {
+        while let Some((batch, barred_by)) = self.reads.next_runnable(self.applied.0) {
             let running = *running.get_or_insert_with(|| self.clock.running(now));
-            self.run_batch(running, batch.iter(), courier);
+            self.run_batch(running, batch.iter(), barred_by, courier);
             self.reads.recycle(batch);
         }
     }
 
-    /// Runs reads at the applied state, as of shard time `running`.
+    /// Runs reads, which `barred_by` bars, at the applied state and as of shard time `running`.
     fn run_batch<'p>(
         &mut self,
         running: Millis,
         parcels: impl Iterator<Item = Parcel<'p>>,
+        barred_by: Option<(Index, Term)>,
         courier: &mut Courier<'_>,
     ) {
         let view = self.view();
@@ -1040,7 +1039,7 @@ impl Replica {
                 ReadOutcome::Done(outcome) => {
                     courier.deliver(self.shard, view, parcel.origin, &outcome);
                 }
-                ReadOutcome::Due => self.reads.push_due(&parcel),
+                ReadOutcome::Due => self.reads.push_due(&parcel, barred_by),
             }
         }
     }

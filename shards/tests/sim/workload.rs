@@ -177,7 +177,12 @@ impl Workload {
             .collect();
         let error = match check(model, &operations, SEARCH_STEPS) {
             Ok(_) => return Ok(()),
-            Err(history::Violation::GaveUp) => return Err("the search took too long".into()),
+            Err(history::Violation::GaveUp) => {
+                let is_unknown = |o: &&Recorded<_, _>| o.outcome == Outcome::Unknown;
+                let unknown = operations.iter().filter(is_unknown).count();
+                let count = operations.len();
+                return Err(format!("{count} operations ({unknown} unknown) took too long"));
+            }
             Err(history::Violation::NotLinearizable { stuck_at, .. }) => stuck_at,
         };
         let stuck = &operations[error];
@@ -424,8 +429,20 @@ impl World {
             }
             other => other,
         };
+        let client = &self.workload.clients[place];
+        self.tell(|| {
+            let at = client.at.map(|at| at.to_string()).unwrap_or_default();
+            let order = if ordered { "in order" } else { "" };
+            format!("{at} client {place} {sequence} asks {shard}/{key} {input:?} {order}")
+        });
         let operation = Recorded { input, called: now, outcome: Outcome::Unknown, after };
-        records.push(Record { shard, key, client: place, operation, is_left_out: false });
+        self.workload.records.push(Record {
+            shard,
+            key,
+            client: place,
+            operation,
+            is_left_out: false,
+        });
         let due = now + self.options.request_deadline + DEADLINE_SLACK_NS;
         self.schedule(due, crate::world::Event::Alarm(place, sequence));
     }
@@ -460,6 +477,7 @@ impl World {
         let place = reply.token.connection as usize;
         let sequence = reply.token.sequence;
         let now = self.now;
+        self.tell(|| format!("{at} answers client {place} {sequence}: {:?}", reply.status));
         let Some(client) = self.workload.clients.get_mut(place) else {
             self.checkers.violation(format!("{at} answers nobody: {reply:?}"));
             return;

@@ -205,6 +205,10 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        if let Event::GiveUp(ends, _) | Event::NoticeLoss(ends) | Event::Connect(ends) = &event {
+            let (from, to) = ends;
+            self.tell(|| format!("link {from} to {to}: {event:?}"));
+        }
         match event {
             Event::Turn(at, life) => self.turn(at, life),
             Event::Arrival(flight) => self.arrive(flight),
