@@ -19,6 +19,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// the name of the file.
 const OTHER_VARIABLES: [&str; 2] = ["CORACLE_CONFIG", "CORACLE_ADDR"];
 
+/// What the variables of the simulator's tests start with. Whoever sets them for a run of all tests
+/// starts servers too.
+const SIMULATOR_PREFIX: &str = "CORACLE_SIM_";
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -69,7 +73,9 @@ impl Layers {
                 SETTINGS.iter().find(|setting| setting.variable() == variable)
             {
                 from_environment.push((setting, value, Origin::Environment(variable)));
-            } else if !OTHER_VARIABLES.contains(&variable.as_str()) {
+            } else if !OTHER_VARIABLES.contains(&variable.as_str())
+                && !variable.starts_with(SIMULATOR_PREFIX)
+            {
                 let names = SETTINGS.iter().map(Setting::variable);
                 return Err(ConfigError::UnknownVariable {
                     similar: similar(&variable, names),

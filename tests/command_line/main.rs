@@ -65,7 +65,8 @@ fn runs(process: u32) -> bool {
 }
 
 fn signal(process: u32, signal: libc::c_int) {
-    // SAFETY: kill has no preconditions; the process is a child that was not waited for.
+    // SAFETY: kill has no preconditions. The process is a child that was not waited for, or was
+    // seen to run just before.
     unsafe { libc::kill(process as libc::pid_t, signal) };
 }
 
@@ -126,6 +127,15 @@ impl Demo {
             assert_eq!(entries(self.directory.path()), Vec::<PathBuf>::new(), "left behind");
         }
         (status.code(), rest)
+    }
+}
+
+/// A failed test leaves nothing running either.
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.nodes.iter().filter(|node| runs(**node)).for_each(|node| signal(*node, libc::SIGKILL));
     }
 }
 
