@@ -30,7 +30,7 @@ pub fn of_status(status: Status) -> &'static str {
         Status::NotANumber => NOT_AN_INTEGER,
         Status::Overflow => OVERFLOW,
         Status::TooLarge => {
-            "ERR string exceeds maximum allowed size (the limit of a value or the memory of a shard)"
+            "ERR string exceeds maximum allowed size (of a value or of its shard's memory)"
         }
         Status::Invalid => "ERR invalid expire time",
 

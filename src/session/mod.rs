@@ -188,7 +188,8 @@ pub(crate) fn refuse_foreign_protocol(
     context: &mut SessionContext<'_>,
 ) {
     context.counters.protocol_errors += 1;
-    tracing::debug!(peer = %connection.peer(), protocol = name, "closed: not a protocol of this port");
+    let peer = connection.peer();
+    tracing::debug!(%peer, protocol = name, "closed: not a protocol of this port");
     connection.abort();
 }
 
