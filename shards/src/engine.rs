@@ -654,7 +654,7 @@ impl Core {
     /// that only stopped voting would keep its followers waiting for ever.
     fn poison(&mut self, error: DiskError, outputs: &mut Outputs) {
         for shard in (0..self.homes.len() as u16).map(ShardId) {
-            if matches!(self.homes[usize::from(shard.0)], Some(_)) {
+            if self.homes[usize::from(shard.0)].is_some() {
                 outputs.events.push(Event::ReplicaStopped(shard, error.to_string()));
             }
         }

@@ -490,7 +490,10 @@ impl<'a> Reader<'a> {
     fn formation(&mut self) -> Option<Formation> {
         let epoch = self.u64()?;
         let count = self.0.len() / 8;
-        if self.0.len() % 8 != 0 || count == 0 || count > MEMBERS_MAX || epoch > Version::EPOCH_MAX
+        if !self.0.len().is_multiple_of(8)
+            || count == 0
+            || count > MEMBERS_MAX
+            || epoch > Version::EPOCH_MAX
         {
             return None;
         }

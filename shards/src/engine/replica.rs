@@ -14,21 +14,24 @@
 //!   leader's entry applied in its place (not done), by a snapshot or a deadline (unknown).
 //! - Snapshots handed to raft-rs name the applied index of this very moment.
 
+mod apply;
+mod inspect;
+mod office;
+
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType};
-use raft::{Config, ProgressState, RawNode, ReadOnlyOption, StateRole};
+use raft::eraftpb::{Message, MessageType};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 use super::frames::Formation;
 use super::reads::{ReadBatch, Reads};
 use super::{Courier, Origin, Parcel};
-use crate::command::Command;
-use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now, ReplicaStatus, Role};
+use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::entry::{EntryBuilder, EntryReader};
-use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term, Version};
+use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::raft_log::RaftLog;
 use crate::reply::Status;
-use crate::store::{Answer, ReadOutcome, ShardClock, Store, StoreSettings};
+use crate::store::{ShardClock, Store, StoreSettings};
 
 /// Proposed and not yet applied bytes of one shard, at most. Beyond it entries wait to be proposed.
 const PROPOSED_BYTES_MAX: usize = 8 << 20;
@@ -38,18 +41,6 @@ const GATHERED_BYTES_MAX: usize = 32 << 20;
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Appends on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
-/// Log bytes kept for followers that lag, beyond what all of them have.
-const LOG_TAIL_BYTES: usize = 1 << 20;
-/// Log bytes at which even entries that a follower lacks are cut; it gets a snapshot then.
-const LOG_BYTES_MAX: usize = 16 << 20;
-/// A learner that lacks at most so many entries is promoted; a preferred leader, handed over to.
-const CAUGHT_UP_ENTRIES: u64 = 256;
-/// Ticks for which the preferred leader must be caught up before it is handed the shard (2 s).
-const STABLE_TICKS: u32 = 40;
-/// A node that was not heard of for more ticks is handed no leadership.
-const SILENT_TICKS_MAX: u32 = 3;
-/// Ticks for which an operator's transfer keeps the preferred leader out (10 s).
-const TRANSFER_HOLD_TICKS: u32 = 200;
 /// How old the last stamp may get while there are deadlines. A replica that comes back knows time
 /// by the stamps in its log alone.
 const IDLE_STAMP_INTERVAL_MS: u64 = 5_000;
@@ -398,7 +389,7 @@ impl Replica {
             return false;
         }
         let index = Index(message.get_snapshot().get_metadata().index);
-        let Some((formation, store)) = decode_snapshot(bytes, self.settings) else {
+        let Some((formation, store)) = inspect::decode_snapshot(bytes, self.settings) else {
             return false;
         };
         let _ = self.raw.step(message);
@@ -409,20 +400,6 @@ impl Replica {
             self.staged = Some(Staged { index, formation, store: Box::new(store) });
         }
         true
-    }
-
-    /// The bytes of a snapshot at the applied index.
-    pub fn snapshot_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        if let Some(formation) = &self.formation {
-            bytes.extend_from_slice(&formation.epoch.to_le_bytes());
-            bytes.extend_from_slice(&(formation.members.len() as u64).to_le_bytes());
-            for member in &formation.members {
-                bytes.extend_from_slice(&member.0.to_le_bytes());
-            }
-        }
-        self.store.snapshot(&mut bytes);
-        bytes
     }
 
     /// Tells raft-rs how a snapshot transfer to `to` ended.
@@ -444,17 +421,6 @@ impl Replica {
             if ReplicaId(id).node() == node && id != self.me.0 {
                 self.raw.report_unreachable(id);
             }
-        }
-    }
-
-    /// Notes that `node` is empty and asks to be taken in as `id`.
-    pub fn note_join(&mut self, node: NodeId, id: ReplicaId) {
-        let conf = self.log.conf_state();
-        let is_member = conf.voters.contains(&id.0) || conf.learners.contains(&id.0);
-        let belongs = id.node() == node && node != self.me.node() && self.nodes.contains(&node);
-        self.joins.retain(|(known, _)| *known != node);
-        if self.leads() && belongs && !is_member {
-            self.joins.push((node, id));
         }
     }
 
@@ -485,117 +451,9 @@ impl Replica {
         }
     }
 
-    /// Ranked successors instead of a lottery: the distance to the last leader decides who
-    /// campaigns first, late enough that others no longer hold the old leader for alive.
-    fn election_timeout_ticks(&self, is_draining: bool) -> usize {
-        let distance = match self.last_leader_rank {
-            None => self.rank,
-            Some(leader) => match (self.rank + self.replication - leader) % self.replication {
-                0 => self.replication,
-                distance => distance,
-            },
-        };
-        let distance = if is_draining { self.replication } else { distance };
-        self.election_ticks + 2 * distance
-    }
-
     fn rank_of(&self, id: u64) -> Option<usize> {
         let node = ReplicaId(id).node();
         self.nodes.iter().position(|&known| known == node)
-    }
-
-    /// Replaces restarted nodes' former replicas by their new ones, one change at a time.
-    fn tick_membership(&mut self) {
-        if self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
-            return;
-        }
-        let conf = self.log.conf_state();
-        let last = self.raw.raft.raft_log.last_index();
-        for &learner in &conf.learners {
-            let caught_up = self.raw.raft.prs().get(learner).is_some_and(|progress| {
-                progress.state == ProgressState::Replicate
-                    && progress.matched + CAUGHT_UP_ENTRIES >= last
-            });
-            if caught_up {
-                self.propose_change(ConfChangeType::AddNode, learner);
-                return;
-            }
-        }
-        let Some(&(node, id)) = self.joins.first() else { return };
-        let members = conf.voters.iter().chain(&conf.learners);
-        let stale = members.copied().find(|&m| ReplicaId(m).node() == node && m != id.0);
-        if let Some(stale) = stale {
-            self.propose_change(ConfChangeType::RemoveNode, stale);
-        } else {
-            self.joins.remove(0);
-            self.propose_change(ConfChangeType::AddLearnerNode, id.0);
-        }
-    }
-
-    fn propose_change(&mut self, change_type: ConfChangeType, id: u64) {
-        let mut change = ConfChange { node_id: id, ..ConfChange::default() };
-        change.set_change_type(change_type);
-        // A dropped proposal is made again at a later tick.
-        let _ = self.raw.propose_conf_change(Vec::new(), change);
-    }
-
-    /// Hands the leadership to the preferred leader once it has been caught up for a while, or to
-    /// anybody able when this node is about to stop.
-    fn tick_preference(&mut self, avoid: &[NodeId], is_draining: bool) {
-        if self.raw.raft.lead_transferee.is_some() {
-            return;
-        }
-        if is_draining {
-            let target = (0..self.replication)
-                .filter(|&rank| rank != self.rank && !avoid.contains(&self.nodes[rank]))
-                .find_map(|rank| self.caught_up_voter(self.nodes[rank]));
-            if let Some(target) = target {
-                self.raw.transfer_leader(target);
-            }
-            return;
-        }
-        if self.rank == 0 || self.hold_ticks > 0 || avoid.contains(&self.nodes[0]) {
-            self.stable_ticks = 0;
-            return;
-        }
-        match self.caught_up_voter(self.nodes[0]) {
-            None => self.stable_ticks = 0,
-            Some(preferred) => {
-                self.stable_ticks += 1;
-                if self.stable_ticks >= STABLE_TICKS {
-                    self.stable_ticks = 0;
-                    self.raw.transfer_leader(preferred);
-                }
-            }
-        }
-    }
-
-    fn caught_up_voter(&self, node: NodeId) -> Option<u64> {
-        let last = self.raw.raft.raft_log.last_index();
-        let conf = self.log.conf_state();
-        conf.voters.iter().copied().find(|&id| {
-            // raft-rs' own mark of activity is cleared in every election timeout, and says little.
-            let is_heard =
-                self.rank_of(id).is_some_and(|rank| self.silent_ticks[rank] <= SILENT_TICKS_MAX);
-            ReplicaId(id).node() == node
-                && is_heard
-                && self.raw.raft.prs().get(id).is_some_and(|progress| {
-                    progress.state == ProgressState::Replicate
-                        && progress.matched + CAUGHT_UP_ENTRIES >= last
-                })
-        })
-    }
-
-    /// An operator's wish: hands the leadership to `node`, and says whether that can be tried.
-    pub fn transfer_to(&mut self, node: NodeId) -> bool {
-        match self.caught_up_voter(node) {
-            Some(id) if self.leads() => {
-                self.hold_ticks = TRANSFER_HOLD_TICKS;
-                self.raw.transfer_leader(id);
-                true
-            }
-            _ => false,
-        }
     }
 
     /// Answers what has waited too long. What was proposed is unknown, the rest is not done.
@@ -803,273 +661,6 @@ impl Replica {
         }
     }
 
-    fn restore(
-        &mut self,
-        now: Now,
-        index: Index,
-        term: Term,
-        conf_state: raft::eraftpb::ConfState,
-        courier: &mut Courier<'_>,
-    ) {
-        let Some(staged) = self.staged.take().filter(|staged| staged.index == index) else {
-            // raft-rs accepts a snapshot only from `receive_snapshot`, which has staged it.
-            self.stop("raft-rs accepted a snapshot that had not arrived".into(), courier);
-            return;
-        };
-        self.log.restore(index, term, conf_state);
-        self.store = staged.store;
-        self.clock = ShardClock::resume(self.store.stamp(), now);
-        self.formation = Some(staged.formation);
-        self.applied = (index, term);
-        while let Some(proposed) = self.take_proposed_up_to(index) {
-            let status = Status::CoveredBySnapshot;
-            courier.fail(self.shard, self.view(), &proposed.origins, status);
-            self.fail_riders(&proposed.riders, Status::ReadTimeout, courier);
-            while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
-                self.fail_batch(&batch, Status::ReadTimeout, courier);
-            }
-        }
-        courier.event(Event::SnapshotRestored(self.shard, index));
-        self.note_membership(courier);
-    }
-
-    fn apply(&mut self, now: Now, entries: Vec<Entry>, courier: &mut Courier<'_>) {
-        let Some(last) = entries.last().map(|entry| entry.index) else { return };
-        for entry in entries {
-            if self.stopped.is_some() {
-                return;
-            }
-            let (index, term) = (Index(entry.index), Term(entry.term));
-            let own = self.take_own(index, term, courier);
-            match entry.entry_type() {
-                EntryType::EntryNormal if entry.data.is_empty() => {}
-                EntryType::EntryNormal => {
-                    if let Err(reason) = self.apply_commands(now, &entry, own, courier) {
-                        self.stop(reason, courier);
-                        return;
-                    }
-                }
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    if let Err(reason) = self.apply_change(&entry) {
-                        self.stop(reason, courier);
-                        return;
-                    }
-                    self.log.set_applied(index, term);
-                    self.note_membership(courier);
-                }
-            }
-            self.applied = (index, term);
-            self.log.set_applied(index, term);
-        }
-        self.raw.advance_apply_to(last);
-        self.compact();
-    }
-
-    /// Takes out an entry that was proposed here for an index up to `index`.
-    fn take_proposed_up_to(&mut self, index: Index) -> Option<Proposed> {
-        let doubtful = self.doubtful.iter().position(|proposed| proposed.index <= index);
-        let taken = match doubtful {
-            Some(place) => Some(self.doubtful.swap_remove(place)),
-            None if self.proposed.front().is_some_and(|front| front.index <= index) => {
-                self.proposed.pop_front()
-            }
-            None => None,
-        }?;
-        self.proposed_bytes -= taken.bytes;
-        Some(taken)
-    }
-
-    /// What this replica knows of the entry at `index`, if it proposed it. If another leader's
-    /// entry stands in its place, its commands are not done, and never will be. Reads that it
-    /// barred end with it: later writes of their connections may have run elsewhere since.
-    fn take_own(
-        &mut self,
-        index: Index,
-        term: Term,
-        courier: &mut Courier<'_>,
-    ) -> Option<Proposed> {
-        let mut own = None;
-        while let Some(proposed) = self.take_proposed_up_to(index) {
-            if proposed.index == index && proposed.term == term {
-                own = Some(proposed);
-                continue;
-            }
-            let view = self.view();
-            while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
-                self.fail_batch(&batch, Status::Superseded, courier);
-                self.reads.recycle(batch);
-            }
-            courier.fail(self.shard, view, &proposed.origins, Status::Superseded);
-            self.fail_riders(&proposed.riders, Status::Superseded, courier);
-        }
-        own
-    }
-
-    fn apply_commands(
-        &mut self,
-        now: Now,
-        entry: &Entry,
-        own: Option<Proposed>,
-        courier: &mut Courier<'_>,
-    ) -> Result<(), String> {
-        let reader = EntryReader::new(&entry.data)
-            .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
-        let epoch = self.formation.as_ref().map_or(0, |formation| formation.epoch);
-        let view = self.view();
-        if self.leads() {
-            self.clock.raise_to(reader.stamp(), now);
-        } else {
-            self.clock.follow(reader.stamp(), now);
-        }
-        self.store.begin_entry(reader.stamp());
-        let Some(own) = own else {
-            for (ordinal, command) in reader.commands().enumerate() {
-                let version = Version::new(epoch, Index(entry.index), ordinal);
-                self.store.apply(version, &command, Answer::Unwanted);
-            }
-            self.operations += reader.len() as u64;
-            return Ok(());
-        };
-        while let Some(batch) = self.reads.take_barred(own.index, own.term) {
-            self.run_batch(reader.stamp(), batch.iter(), None, courier);
-            self.reads.recycle(batch);
-        }
-        let mut riders = own.riders.positions.iter().copied().zip(own.riders.batch.iter());
-        let mut rider = riders.next();
-        for (ordinal, command) in reader.commands().enumerate() {
-            while let Some((position, parcel)) = rider
-                && position <= ordinal
-            {
-                self.run_batch(reader.stamp(), std::iter::once(parcel), None, courier);
-                rider = riders.next();
-            }
-            let version = Version::new(epoch, Index(entry.index), ordinal);
-            match own.origins.get(ordinal) {
-                Some(&origin) => {
-                    let outcome = self.store.apply(version, &command, Answer::Wanted);
-                    courier.deliver(self.shard, view, origin, &outcome);
-                }
-                None => {
-                    self.store.apply(version, &command, Answer::Unwanted);
-                }
-            }
-        }
-        let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
-        self.run_batch(reader.stamp(), rest, None, courier);
-        // Where more keys are due than one entry removes, the next entry goes on.
-        self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= self.store.stamp());
-        Ok(())
-    }
-
-    fn apply_change(&mut self, entry: &Entry) -> Result<(), String> {
-        let describe = |error: &dyn std::fmt::Display| {
-            format!("entry {} changes the configuration impossibly: {error}", entry.index)
-        };
-        let conf_state = if entry.entry_type() == EntryType::EntryConfChange {
-            let change: ConfChange =
-                prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
-            self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
-        } else {
-            let change: raft::eraftpb::ConfChangeV2 =
-                prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
-            self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
-        };
-        self.log.set_conf_state(conf_state);
-        Ok(())
-    }
-
-    fn note_membership(&mut self, courier: &mut Courier<'_>) {
-        let is_voter = self.is_voter();
-        if is_voter && !self.was_voter {
-            courier.event(Event::Promoted(self.shard));
-        }
-        self.was_voter = is_voter;
-    }
-
-    /// Cuts the log. A leader keeps what a live follower lacks, within a bound.
-    fn compact(&mut self) {
-        if self.log.bytes() <= 2 * LOG_TAIL_BYTES {
-            return;
-        }
-        let needed = if self.leads() {
-            let served = self.raw.raft.prs().iter().filter_map(|(_, progress)| {
-                match progress.state {
-                    // It is not heard of; if it returns late, a snapshot serves it.
-                    ProgressState::Probe => None,
-                    ProgressState::Replicate => Some(Index(progress.matched)),
-                    ProgressState::Snapshot => Some(Index(progress.pending_snapshot)),
-                }
-            });
-            served.min().unwrap_or(self.applied.0)
-        } else {
-            self.applied.0
-        };
-        self.log.compact(needed, LOG_TAIL_BYTES);
-        self.log.compact(self.applied.0, LOG_BYTES_MAX);
-    }
-
-    fn run_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
-        if !self.leads() {
-            return;
-        }
-        let mut running = None;
-        while let Some((batch, barred_by)) = self.reads.next_runnable(self.applied.0) {
-            let running = *running.get_or_insert_with(|| self.clock.running(now));
-            self.run_batch(running, batch.iter(), barred_by, courier);
-            self.reads.recycle(batch);
-        }
-    }
-
-    /// Runs reads, which `barred_by` bars, at the applied state and as of shard time `running`.
-    fn run_batch<'p>(
-        &mut self,
-        running: Millis,
-        parcels: impl Iterator<Item = Parcel<'p>>,
-        barred_by: Option<(Index, Term)>,
-        courier: &mut Courier<'_>,
-    ) {
-        let view = self.view();
-        for parcel in parcels {
-            let Ok((command, _)) = Command::decode(parcel.command) else {
-                // Commands are encoded by this code base or checked when a frame is read.
-                courier.fail(self.shard, view, &[parcel.origin], Status::Invalid);
-                continue;
-            };
-            match self.store.read(&command, running) {
-                ReadOutcome::Done(outcome) => {
-                    courier.deliver(self.shard, view, parcel.origin, &outcome);
-                }
-                ReadOutcome::Due => self.reads.push_due(&parcel, barred_by),
-            }
-        }
-    }
-
-    /// Notices that this replica took or left office, and gives back what it can no longer do.
-    fn note_office(&mut self, courier: &mut Courier<'_>) {
-        let term = Term(self.raw.raft.term);
-        if self.raw.raft.leader_id != 0 {
-            self.last_leader_rank = self.rank_of(self.raw.raft.leader_id);
-        }
-        let leads = self.leads();
-        if let Some(led) = self.led_term
-            && (!leads || led != term)
-        {
-            self.led_term = None;
-            courier.event(Event::LostLeadership(self.shard, led));
-            self.give_back(courier);
-        }
-        // An office won and lost within one turn is not noticed above, but may have taken commands.
-        if !leads && (!self.gathered.is_empty() || self.reads.has_unbarred()) {
-            self.give_back(courier);
-        }
-        if leads && self.led_term.is_none() {
-            self.led_term = Some(term);
-            self.stable_ticks = 0;
-            self.joins.clear();
-            courier.event(Event::BecameLeader(self.shard, term));
-        }
-    }
-
     /// Returns commands that were not proposed, and reads, to where they came from.
     fn give_back(&mut self, courier: &mut Courier<'_>) {
         let view = self.view();
@@ -1125,83 +716,4 @@ impl Replica {
         }
         self.proposed_bytes = 0;
     }
-
-    /// Its part in the group.
-    pub fn role(&self) -> Role {
-        if self.stopped.is_some() {
-            return Role::Stopped;
-        }
-        let conf = self.log.conf_state();
-        if conf.learners.contains(&self.me.0) {
-            return Role::Learner;
-        }
-        if !conf.voters.contains(&self.me.0) {
-            return Role::Outside;
-        }
-        match self.raw.raft.state {
-            StateRole::Leader => Role::Leader,
-            StateRole::Follower => Role::Follower,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-        }
-    }
-
-    /// The store, for inspection.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// Commit and applied index.
-    pub fn indices(&self) -> (Index, Index) {
-        (Index(self.raw.raft.raft_log.committed), self.applied.0)
-    }
-
-    /// Commands taken so far.
-    pub fn operations(&self) -> u64 {
-        self.operations
-    }
-
-    /// All members as the leader sees them; empty elsewhere.
-    pub fn members(&self) -> Vec<ReplicaStatus> {
-        if !self.leads() {
-            return Vec::new();
-        }
-        let last = self.raw.raft.raft_log.last_index();
-        let conf = self.log.conf_state();
-        let mut members: Vec<_> = self
-            .raw
-            .raft
-            .prs()
-            .iter()
-            .map(|(&id, progress)| ReplicaStatus {
-                node: ReplicaId(id).node(),
-                role: match id {
-                    id if id == self.me.0 => Role::Leader,
-                    id if conf.learners.contains(&id) => Role::Learner,
-                    _ => Role::Follower,
-                },
-                matched: Index(progress.matched),
-                lag: last.saturating_sub(progress.matched),
-            })
-            .collect();
-        members.sort_by_key(|member| member.node);
-        members
-    }
-}
-
-/// Reads what [`Replica::snapshot_bytes`] wrote.
-fn decode_snapshot(bytes: &[u8], settings: StoreSettings) -> Option<(Formation, Store)> {
-    let (epoch, rest) = bytes.split_first_chunk::<8>()?;
-    let (count, mut rest) = rest.split_first_chunk::<8>()?;
-    let count = u64::from_le_bytes(*count);
-    if count == 0 || count > 16 {
-        return None;
-    }
-    let mut members = Vec::new();
-    for _ in 0..count {
-        let (member, after) = rest.split_first_chunk::<8>()?;
-        members.push(ReplicaId(u64::from_le_bytes(*member)));
-        rest = after;
-    }
-    let store = Store::restore(rest, settings).ok()?;
-    Some((Formation { epoch: u64::from_le_bytes(*epoch), members }, store))
 }

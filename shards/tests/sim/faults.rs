@@ -90,7 +90,7 @@ impl World {
     }
 
     fn some_node(&mut self) -> NodeId {
-        *self.chaos.pick(&self.placement.nodes().to_vec())
+        *self.chaos.pick(self.placement.nodes())
     }
 
     /// Each node is put on one of two sides, or one node alone on one; in one direction or both.

@@ -1,0 +1,257 @@
+//! Applying: the only place where the store changes, and where reads meet it.
+//!
+//! Entries are applied in order, each whole. Commands of this replica's own origins get their
+//! outcome here; so do reads that ride on an entry or are barred by it. What cannot be read stops
+//! the replica: an entry is never skipped.
+
+use raft::ProgressState;
+use raft::eraftpb::{ConfChange, Entry, EntryType};
+
+use super::{Proposed, Replica};
+use crate::command::Command;
+use crate::contract::{Event, Now};
+use crate::engine::{Courier, Parcel};
+use crate::entry::EntryReader;
+use crate::ids::{Index, Millis, Term, Version};
+use crate::reply::Status;
+use crate::store::{Answer, ReadOutcome, ShardClock};
+
+/// Log bytes kept for followers that lag, beyond what all of them have.
+const LOG_TAIL_BYTES: usize = 1 << 20;
+/// Log bytes at which even entries that a follower lacks are cut; it gets a snapshot then.
+const LOG_BYTES_MAX: usize = 16 << 20;
+
+impl Replica {
+    pub(super) fn restore(
+        &mut self,
+        now: Now,
+        index: Index,
+        term: Term,
+        conf_state: raft::eraftpb::ConfState,
+        courier: &mut Courier<'_>,
+    ) {
+        let Some(staged) = self.staged.take().filter(|staged| staged.index == index) else {
+            // raft-rs accepts a snapshot only from `receive_snapshot`, which has staged it.
+            self.stop("raft-rs accepted a snapshot that had not arrived".into(), courier);
+            return;
+        };
+        self.log.restore(index, term, conf_state);
+        self.store = staged.store;
+        self.clock = ShardClock::resume(self.store.stamp(), now);
+        self.formation = Some(staged.formation);
+        self.applied = (index, term);
+        while let Some(proposed) = self.take_proposed_up_to(index) {
+            let status = Status::CoveredBySnapshot;
+            courier.fail(self.shard, self.view(), &proposed.origins, status);
+            self.fail_riders(&proposed.riders, Status::ReadTimeout, courier);
+            while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
+                self.fail_batch(&batch, Status::ReadTimeout, courier);
+            }
+        }
+        courier.event(Event::SnapshotRestored(self.shard, index));
+        self.note_membership(courier);
+    }
+
+    pub(super) fn apply(&mut self, now: Now, entries: Vec<Entry>, courier: &mut Courier<'_>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        for entry in entries {
+            if self.stopped.is_some() {
+                return;
+            }
+            let (index, term) = (Index(entry.index), Term(entry.term));
+            let own = self.take_own(index, term, courier);
+            match entry.entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {}
+                EntryType::EntryNormal => {
+                    if let Err(reason) = self.apply_commands(now, &entry, own, courier) {
+                        self.stop(reason, courier);
+                        return;
+                    }
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    if let Err(reason) = self.apply_change(&entry) {
+                        self.stop(reason, courier);
+                        return;
+                    }
+                    self.log.set_applied(index, term);
+                    self.note_membership(courier);
+                }
+            }
+            self.applied = (index, term);
+            self.log.set_applied(index, term);
+        }
+        self.raw.advance_apply_to(last);
+        self.compact();
+    }
+
+    /// Takes out an entry that was proposed here for an index up to `index`.
+    pub(super) fn take_proposed_up_to(&mut self, index: Index) -> Option<Proposed> {
+        let doubtful = self.doubtful.iter().position(|proposed| proposed.index <= index);
+        let taken = match doubtful {
+            Some(place) => Some(self.doubtful.swap_remove(place)),
+            None if self.proposed.front().is_some_and(|front| front.index <= index) => {
+                self.proposed.pop_front()
+            }
+            None => None,
+        }?;
+        self.proposed_bytes -= taken.bytes;
+        Some(taken)
+    }
+
+    /// What this replica knows of the entry at `index`, if it proposed it. If another leader's
+    /// entry stands in its place, its commands are not done, and never will be. Reads that it
+    /// barred end with it: later writes of their connections may have run elsewhere since.
+    pub(super) fn take_own(
+        &mut self,
+        index: Index,
+        term: Term,
+        courier: &mut Courier<'_>,
+    ) -> Option<Proposed> {
+        let mut own = None;
+        while let Some(proposed) = self.take_proposed_up_to(index) {
+            if proposed.index == index && proposed.term == term {
+                own = Some(proposed);
+                continue;
+            }
+            let view = self.view();
+            while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
+                self.fail_batch(&batch, Status::Superseded, courier);
+                self.reads.recycle(batch);
+            }
+            courier.fail(self.shard, view, &proposed.origins, Status::Superseded);
+            self.fail_riders(&proposed.riders, Status::Superseded, courier);
+        }
+        own
+    }
+
+    pub(super) fn apply_commands(
+        &mut self,
+        now: Now,
+        entry: &Entry,
+        own: Option<Proposed>,
+        courier: &mut Courier<'_>,
+    ) -> Result<(), String> {
+        let reader = EntryReader::new(&entry.data)
+            .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
+        let epoch = self.formation.as_ref().map_or(0, |formation| formation.epoch);
+        let view = self.view();
+        if self.leads() {
+            self.clock.raise_to(reader.stamp(), now);
+        } else {
+            self.clock.follow(reader.stamp(), now);
+        }
+        self.store.begin_entry(reader.stamp());
+        let Some(own) = own else {
+            for (ordinal, command) in reader.commands().enumerate() {
+                let version = Version::new(epoch, Index(entry.index), ordinal);
+                self.store.apply(version, &command, Answer::Unwanted);
+            }
+            self.operations += reader.len() as u64;
+            return Ok(());
+        };
+        while let Some(batch) = self.reads.take_barred(own.index, own.term) {
+            self.run_batch(reader.stamp(), batch.iter(), None, courier);
+            self.reads.recycle(batch);
+        }
+        let mut riders = own.riders.positions.iter().copied().zip(own.riders.batch.iter());
+        let mut rider = riders.next();
+        for (ordinal, command) in reader.commands().enumerate() {
+            while let Some((position, parcel)) = rider
+                && position <= ordinal
+            {
+                self.run_batch(reader.stamp(), std::iter::once(parcel), None, courier);
+                rider = riders.next();
+            }
+            let version = Version::new(epoch, Index(entry.index), ordinal);
+            match own.origins.get(ordinal) {
+                Some(&origin) => {
+                    let outcome = self.store.apply(version, &command, Answer::Wanted);
+                    courier.deliver(self.shard, view, origin, &outcome);
+                }
+                None => {
+                    self.store.apply(version, &command, Answer::Unwanted);
+                }
+            }
+        }
+        let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
+        self.run_batch(reader.stamp(), rest, None, courier);
+        // Where more keys are due than one entry removes, the next entry goes on.
+        self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= self.store.stamp());
+        Ok(())
+    }
+
+    pub(super) fn apply_change(&mut self, entry: &Entry) -> Result<(), String> {
+        let describe = |error: &dyn std::fmt::Display| {
+            format!("entry {} changes the configuration impossibly: {error}", entry.index)
+        };
+        let conf_state = if entry.entry_type() == EntryType::EntryConfChange {
+            let change: ConfChange =
+                prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
+            self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
+        } else {
+            let change: raft::eraftpb::ConfChangeV2 =
+                prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
+            self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
+        };
+        self.log.set_conf_state(conf_state);
+        Ok(())
+    }
+
+    /// Cuts the log. A leader keeps what a live follower lacks, within a bound.
+    pub(super) fn compact(&mut self) {
+        if self.log.bytes() <= 2 * LOG_TAIL_BYTES {
+            return;
+        }
+        let needed = if self.leads() {
+            let served = self.raw.raft.prs().iter().filter_map(|(_, progress)| {
+                match progress.state {
+                    // It is not heard of; if it returns late, a snapshot serves it.
+                    ProgressState::Probe => None,
+                    ProgressState::Replicate => Some(Index(progress.matched)),
+                    ProgressState::Snapshot => Some(Index(progress.pending_snapshot)),
+                }
+            });
+            served.min().unwrap_or(self.applied.0)
+        } else {
+            self.applied.0
+        };
+        self.log.compact(needed, LOG_TAIL_BYTES);
+        self.log.compact(self.applied.0, LOG_BYTES_MAX);
+    }
+
+    pub(super) fn run_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
+        if !self.leads() {
+            return;
+        }
+        let mut running = None;
+        while let Some((batch, barred_by)) = self.reads.next_runnable(self.applied.0) {
+            let running = *running.get_or_insert_with(|| self.clock.running(now));
+            self.run_batch(running, batch.iter(), barred_by, courier);
+            self.reads.recycle(batch);
+        }
+    }
+
+    /// Runs reads, which `barred_by` bars, at the applied state and as of shard time `running`.
+    pub(super) fn run_batch<'p>(
+        &mut self,
+        running: Millis,
+        parcels: impl Iterator<Item = Parcel<'p>>,
+        barred_by: Option<(Index, Term)>,
+        courier: &mut Courier<'_>,
+    ) {
+        let view = self.view();
+        for parcel in parcels {
+            let Ok((command, _)) = Command::decode(parcel.command) else {
+                // Commands are encoded by this code base or checked when a frame is read.
+                courier.fail(self.shard, view, &[parcel.origin], Status::Invalid);
+                continue;
+            };
+            match self.store.read(&command, running) {
+                ReadOutcome::Done(outcome) => {
+                    courier.deliver(self.shard, view, parcel.origin, &outcome);
+                }
+                ReadOutcome::Due => self.reads.push_due(&parcel, barred_by),
+            }
+        }
+    }
+}
