@@ -39,7 +39,7 @@ pub enum SetCondition {
     /// Always.
     #[default]
     Always,
-    /// Only if the key is absent (NX, memcached's add); else [`Status::Exists`](crate::reply::Status::Exists).
+    /// Only if the key is absent (NX, memcached's add); else the status is `Exists`.
     IfAbsent,
     /// Only if the key is there (XX, memcached's replace); else `NotFound`.
     IfPresent,

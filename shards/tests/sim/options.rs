@@ -123,6 +123,12 @@ impl Options {
             (0..nodes).map(|_| if uneven { random.between(1, 2) } else { cores } as u16).collect();
         let keys = *random.pick(&[Keys::Strict, Keys::Strict, Keys::Expiring, Keys::Evicted]);
         let faults_last = random.between(4, 12) * SECOND;
+        let (single_clients, pipelining_clients) = (random.between(2, 8), random.between(0, 4));
+        // Enough requests to meet the faults, and few enough to judge them soon.
+        let requests = *random.pick(&[500, 1_500, 4_000]);
+        let think_time = *random.pick(&[1, 5, 20, 50]) * MILLI;
+        let think_time = think_time
+            .max((2 * single_clients + 3 * pipelining_clients) * faults_last / requests / 2);
         let keys_per_shard = random.between(2, 6) * if keys == Keys::Evicted { 3 } else { 1 };
         Options {
             seed,
@@ -140,9 +146,9 @@ impl Options {
             faults: draw_faults(&mut random),
             keys,
             keys_per_shard,
-            single_clients: random.between(2, 8),
-            pipelining_clients: random.between(0, 4),
-            think_time: *random.pick(&[1, 5, 20, 50]) * MILLI,
+            single_clients,
+            pipelining_clients,
+            think_time,
             read_share: *random.pick(&[200, 500, 800]),
             padding_max: *random.pick(&[0, 0, 20, 300]),
         }

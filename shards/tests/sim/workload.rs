@@ -160,7 +160,7 @@ impl Workload {
     }
 
     fn judge_key(&self, model: &Register, places: &[usize]) -> Result<(), String> {
-        let operations: Vec<_> = places
+        let mut operations: Vec<_> = places
             .iter()
             .map(|&place| {
                 let mut operation = self.records[place].operation.clone();
@@ -175,6 +175,7 @@ impl Workload {
                 operation
             })
             .collect();
+        follow_versions(&mut operations);
         let error = match check(model, &operations, SEARCH_STEPS) {
             Ok(_) => return Ok(()),
             Err(history::Violation::GaveUp) => {
@@ -202,6 +203,36 @@ impl Workload {
             text.push_str(&format!("  client {client:>2} {}\n", line(operation)));
         }
         Err(text)
+    }
+}
+
+/// Versions are positions in the log: what shows one stands between the writes around it. This
+/// makes the search short, and it is a promise to be kept besides.
+fn follow_versions(operations: &mut [Recorded<Input, register::Output>]) {
+    let seen = |operation: &Recorded<Input, register::Output>| {
+        operation.output().map_or(0, |output| output.version)
+    };
+    let mut shown: Vec<_> = (0..operations.len())
+        .filter(|&place| seen(&operations[place]) != 0)
+        .map(|place| {
+            let operation = &operations[place];
+            let is_write = !operation.input.is_read()
+                && operation.output().is_some_and(|output| output.status == register::Status::Ok);
+            (seen(operation), !is_write, place)
+        })
+        .collect();
+    shown.sort_unstable();
+    let mut write = None;
+    let mut since = Vec::new();
+    for (_, is_read, place) in shown {
+        if is_read {
+            operations[place].after.extend(write);
+            since.push(place);
+        } else {
+            operations[place].after.extend(write);
+            operations[place].after.append(&mut since);
+            write = Some(place);
+        }
     }
 }
 

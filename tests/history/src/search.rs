@@ -5,10 +5,14 @@
 //! of the set of operations taken and the state they led to are remembered, since what follows
 //! depends on nothing else.
 //!
-//! Three things keep the search short without making it miss anything. An operation that leaves
-//! the state as it is, such as a read, is taken at once wherever it is accepted: later is never
-//! better. The others are tried in the order of the model's [`rank`](Model::rank). Those with an
-//! unknown outcome come last, because most of them never happened or were never seen.
+//! What keeps the search short without making it miss anything:
+//! - An operation that leaves the state as it is, such as a read, is taken at once wherever it is
+//!   accepted: later is never better.
+//! - The others are tried in the order of the model's [`rank`](Model::rank). Those with an unknown
+//!   outcome come last, because most of them never happened or were never seen.
+//! - An operation of unknown outcome is taken only where the next one shows a trace of it: if that
+//!   leads to the same state without it, it can as well come later, or never.
+//! - Two of unknown outcome that commute are taken in one of both orders only.
 //!
 //! Times that are equal count as overlapping: a clock too coarse makes the check weaker, not wrong.
 
@@ -186,8 +190,8 @@ impl<'a, M: Model> Search<'a, M> {
 
     /// The next call to take from where the path ends, and the state it leads to.
     fn choose(&mut self) -> Option<(usize, M::State)> {
-        let level = self.path.last_mut()?;
         loop {
+            let level = self.path.last_mut()?;
             while let Some(state) = level.successors.pop() {
                 let place = self.nodes[level.trying].operation;
                 self.taken[place / 64] |= 1 << (place % 64);
@@ -199,7 +203,29 @@ impl<'a, M: Model> Search<'a, M> {
             level.trying = level.candidates.pop()?;
             let operation = &self.operations[self.nodes[level.trying].operation];
             self.model.step(&level.state, operation, &mut level.successors);
+            self.prune();
         }
+    }
+
+    /// Takes successors out that can be reached without the operation of unknown outcome that the
+    /// path ends with, or by taking it after the one that is tried now.
+    fn prune(&mut self) {
+        let [.., earlier, level] = &mut self.path[..] else { return };
+        let Some(last) = level.came_by.map(|node| self.nodes[node].operation) else { return };
+        let tried = self.nodes[level.trying].operation;
+        let (last_one, tried_one) = (&self.operations[last], &self.operations[tried]);
+        if last_one.output().is_some() {
+            return;
+        }
+        let mut without = Vec::new();
+        self.model.step(&earlier.state, tried_one, &mut without);
+        let mut swapped = Vec::new();
+        if tried_one.output().is_none() && tried < last {
+            for state in &without {
+                self.model.step(state, last_one, &mut swapped);
+            }
+        }
+        level.successors.retain(|state| !without.contains(state) && !swapped.contains(state));
     }
 
     fn first_return(&self) -> usize {
