@@ -44,8 +44,8 @@ impl AcceptHandle {
         let _ = self.socket.get().shutdown(Shutdown::Both);
     }
 
-    /// Accepts until [`stop`](Self::stop) and hands every socket with its peer's address to `take`. `name` stands
-    /// in the log for the kind of port.
+    /// Accepts until [`stop`](Self::stop) and hands every socket with its peer's address to `take`.
+    /// `name` stands in the log for the kind of port.
     pub async fn run(self, name: &'static str, mut take: impl FnMut(Socket, Option<SocketAddr>)) {
         let mut backing_off = false;
         while !self.stopped.get() {

@@ -137,7 +137,7 @@ impl Worker {
         }
     }
 
-    /// A connection takes no requests for now.
+    /// A connection takes no requests until it is listed again.
     pub(super) fn delist(&mut self, index: usize) {
         if !self.connections[index].listed {
             return;
