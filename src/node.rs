@@ -21,7 +21,7 @@ use crate::cluster_map::{ClusterLayout, Ports};
 use crate::config::{CorePlan, NodeConfig};
 use crate::control::messages::{CONTROL_QUEUE_MAX, ControlRequest};
 use crate::control::{self, ControlError, ControlHandle, ControlOptions, Signals};
-use crate::core_loop::{self, CoreStart, NodeBoard, Seats, clock};
+use crate::core_loop::{self, CorePorts, CoreStart, NodeBoard, Seats, clock};
 use crate::mesh;
 use crate::net::listener::{Listener, Sharing};
 use crate::net::runtime::{ExecutorError, ExecutorSettings, ExecutorThread, start_executor};
@@ -53,13 +53,6 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
-}
-
-/// The ports of one core.
-struct CorePorts {
-    any_core: Listener,
-    own: Listener,
-    peer: Listener,
 }
 
 /// A core that runs.
@@ -203,9 +196,7 @@ fn core_starts(
                     port_base: config.peer_port_base,
                 },
                 facts: facts.clone(),
-                any_core_port: ports.any_core,
-                core_port: ports.own,
-                peer_port: ports.peer,
+                ports,
                 control,
                 mesh,
                 seats: seats.clone(),

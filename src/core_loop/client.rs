@@ -14,6 +14,7 @@
 //! Invariants: one task reads, and it alone removes the connection from the table. `in_flight`
 //! is the number of requests pushed for this connection whose replies have not come.
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -384,9 +385,8 @@ pub async fn write_on(shared: Rc<Shared>, id: ConnectionId, stream: Rc<Stream>) 
 }
 
 async fn drop_input(stream: &Stream) {
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 2_048];
     loop {
-        match stream.receive(&mut buffer) {
+        match drop_some(stream) {
             Ok(Transfer::Bytes(_)) => yield_now().await,
             Ok(Transfer::WouldBlock) => {
                 if stream.readable().await.is_err() {
@@ -396,4 +396,9 @@ async fn drop_input(stream: &Stream) {
             Ok(Transfer::End) | Err(_) => return,
         }
     }
+}
+
+/// The buffer must not become part of the task, of which there is one per connection.
+fn drop_some(stream: &Stream) -> io::Result<Transfer> {
+    stream.receive(&mut [MaybeUninit::uninit(); 4_096])
 }

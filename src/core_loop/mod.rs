@@ -75,6 +75,17 @@ const STOP_POLL: Duration = Duration::from_millis(5);
 /// How often connections and totals are looked after, in nanoseconds.
 const LOOK_AFTER_INTERVAL: u64 = 1_000_000_000;
 
+/// The ports of one core.
+#[derive(Debug)]
+pub struct CorePorts {
+    /// The any-core port, which the cores of a node share.
+    pub any_core: Listener,
+    /// The core's own port.
+    pub own: Listener,
+    /// The port for peers.
+    pub peer: Listener,
+}
+
 /// What a core is given at its start.
 #[derive(Debug)]
 pub struct CoreStart {
@@ -86,12 +97,8 @@ pub struct CoreStart {
     pub peers: PeerConfig,
     /// What clients are told of the server.
     pub facts: ServerFacts,
-    /// The any-core port.
-    pub any_core_port: Listener,
-    /// The core's own port.
-    pub core_port: Listener,
-    /// The port for peers.
-    pub peer_port: Listener,
+    /// Where it listens.
+    pub ports: CorePorts,
     /// Orders and questions of the control thread.
     pub control: flume::Receiver<ControlRequest>,
     /// Channels to the siblings.
@@ -124,47 +131,13 @@ pub struct Shared {
 /// # Errors
 /// If a listener cannot be used on this executor.
 pub async fn run(start: CoreStart) -> io::Result<()> {
-    let CoreStart { any_core_port, core_port, peer_port, control, mut mesh, .. } = start;
-    let receivers = mesh.take_receivers();
-    let here = start.peers.here;
-    let cores = start.peers.cores;
     let nodes: Vec<NodeId> = start.peers.hosts.iter().map(|(node, _)| *node).collect();
-    let state = State {
-        here,
-        engine: Core::new(start.engine),
-        outputs: Outputs::default(),
-        batch: RequestBatch::default(),
-        clients: Table::default(),
-        dirty: Vec::new(),
-        congested: Vec::new(),
-        scratch: Scratch::default(),
-        mesh,
-        peers: Peers::new(start.peers),
-        cluster: ClusterMap::new(start.layout),
-        facts: start.facts,
-        directory: ClientDirectory::new(here.core, cores),
-        buffers: BufferPool::default(),
-        session_counters: SessionCounters::default(),
-        counters: CoreCounters::default(),
-        seats: start.seats,
-        totals: start.board,
-        drained: Vec::new(),
-        led_nothing_since: None,
-        now: clock::now(),
-    };
-    let shared = Rc::new(Shared {
-        state: RefCell::new(state),
-        turn: Signal::default(),
-        deadline: Cell::new(u64::MAX),
-        deadline_moved: Signal::default(),
-        stop_asked: Signal::default(),
-        stopping: Cell::new(false),
-        listeners: RefCell::default(),
-        complaints: RefCell::default(),
-    });
-    let any_core_port = AcceptHandle::new(any_core_port)?;
-    let core_port = AcceptHandle::new(core_port)?;
-    let peer_port = AcceptHandle::new(peer_port)?;
+    let (here, cores) = (start.peers.here, start.peers.cores);
+    let (shared, ports, control) = assemble(start);
+    let receivers = shared.state.borrow_mut().mesh.take_receivers();
+    let any_core_port = AcceptHandle::new(ports.any_core)?;
+    let core_port = AcceptHandle::new(ports.own)?;
+    let peer_port = AcceptHandle::new(ports.peer)?;
     shared.listeners.borrow_mut().extend([any_core_port.clone(), core_port.clone()]);
     accept_clients(&shared, any_core_port, "any-core", PortKind::AnyCore);
     accept_clients(&shared, core_port, "core", PortKind::Core);
@@ -186,6 +159,45 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     shared.stop().await;
     peer_port.stop();
     Ok(())
+}
+
+/// Makes everything that the tasks of a core share, and returns the rest of what it was given.
+fn assemble(start: CoreStart) -> (Rc<Shared>, CorePorts, flume::Receiver<ControlRequest>) {
+    let (here, cores) = (start.peers.here, start.peers.cores);
+    let state = State {
+        here,
+        engine: Core::new(start.engine),
+        outputs: Outputs::default(),
+        batch: RequestBatch::default(),
+        clients: Table::default(),
+        dirty: Vec::new(),
+        congested: Vec::new(),
+        scratch: Scratch::default(),
+        mesh: start.mesh,
+        peers: Peers::new(start.peers),
+        cluster: ClusterMap::new(start.layout),
+        facts: start.facts,
+        directory: ClientDirectory::new(here.core, cores),
+        buffers: BufferPool::default(),
+        session_counters: SessionCounters::default(),
+        counters: CoreCounters::default(),
+        seats: start.seats,
+        totals: start.board,
+        drained: Vec::new(),
+        led_nothing_since: None,
+        now: clock::now(),
+    };
+    let shared = Shared {
+        state: RefCell::new(state),
+        turn: Signal::default(),
+        deadline: Cell::new(u64::MAX),
+        deadline_moved: Signal::default(),
+        stop_asked: Signal::default(),
+        stopping: Cell::new(false),
+        listeners: RefCell::default(),
+        complaints: RefCell::default(),
+    };
+    (Rc::new(shared), start.ports, start.control)
 }
 
 impl Shared {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,19 @@ use shards::contract::{CoreConfig, Durability};
 use shards::ids::{Address, CoreIndex, Nanos, NodeId};
 use shards::placement::Placement;
 
-use super::{CoreStart, NodeBoard, Seats, clock, run};
+use super::client::Next;
+use super::table::ConnectionId;
+use super::{CorePorts, CoreStart, NodeBoard, Seats, Shared, assemble, clock, run};
 use crate::cluster_map::{ClusterLayout, Ports};
 use crate::config::Advertise;
 use crate::control::messages::{ControlRequest, CoreReport};
 use crate::mesh;
 use crate::net::listener::{Listener, Sharing};
 use crate::net::runtime::{ExecutorSettings, ExecutorThread, start_executor};
+use crate::net::stream::Stream;
 use crate::peers::PeerConfig;
-use crate::session::ServerFacts;
 use crate::session::context::NodeTotals;
+use crate::session::{PortKind, ServerFacts};
 
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -53,24 +57,21 @@ impl Plan {
     }
 
     fn start(&self, node: u16) -> TestNode {
-        let ports: Vec<_> = (0..self.cores).map(|core| self.bind(node, core)).collect();
         let seats = Seats::new(self.connections);
         let board = Arc::new(NodeBoard::new(self.cores));
         let incarnation = crate::startup::random().expect("randomness").max(1);
-        let parts = ports.into_iter().zip(mesh::connect(self.cores)).zip(0..);
-        let cores = parts.map(|((ports, mesh), core)| {
-            let [any_core, own, peer] = ports;
+        let parts = mesh::connect(self.cores).into_iter().zip(0..);
+        let cores = parts.map(|(mesh, core)| {
+            let ports = self.bind(node, core);
             let (control, requests) = flume::bounded(8);
-            let addresses =
-                [&any_core, &own, &peer].map(|port| port.address().expect("an address"));
+            let [any_core, own, peer] =
+                [&ports.any_core, &ports.own, &ports.peer].map(|port| port.address());
             let start = CoreStart {
                 engine: self.engine(node, core),
                 layout: self.layout(node, core),
                 peers: self.peers(node, core, incarnation),
                 facts: facts(self.cores),
-                any_core_port: any_core,
-                core_port: own,
-                peer_port: peer,
+                ports,
                 control: requests,
                 mesh,
                 seats: seats.clone(),
@@ -82,17 +83,40 @@ impl Plan {
                 spin: Duration::ZERO,
             };
             let thread = start_executor(&settings, move || run(start)).expect("an executor");
-            let [any_core, own, peer] = addresses;
-            TestCore { any_core, own, peer, control, thread: Some(thread) }
+            TestCore {
+                any_core: any_core.expect("an address"),
+                own: own.expect("an address"),
+                peer: peer.expect("an address"),
+                control,
+                thread: Some(thread),
+            }
         });
         TestNode { cores: cores.collect() }
     }
 
-    fn bind(&self, node: u16, core: u16) -> [Listener; 3] {
-        let port = if self.peer_port == 0 { 0 } else { self.peer_port + core };
-        [0, 0, port].map(|port| {
+    /// A core without tasks, for tests that do by hand what they would do.
+    fn assemble(&self) -> Rc<Shared> {
+        let (_, requests) = flume::bounded(1);
+        let start = CoreStart {
+            engine: self.engine(1, 0),
+            layout: self.layout(1, 0),
+            peers: self.peers(1, 0, 1),
+            facts: facts(1),
+            ports: self.bind(1, 0),
+            control: requests,
+            mesh: mesh::connect(1).remove(0),
+            seats: Seats::new(self.connections),
+            board: Arc::new(NodeBoard::new(1)),
+        };
+        assemble(start).0
+    }
+
+    fn bind(&self, node: u16, core: u16) -> CorePorts {
+        let bind = |port| {
             Listener::bind(SocketAddr::new(host(node), port), Sharing::Exclusive).expect("a port")
-        })
+        };
+        let peer = if self.peer_port == 0 { 0 } else { self.peer_port + core };
+        CorePorts { any_core: bind(0), own: bind(0), peer: bind(peer) }
     }
 
     fn placement(&self) -> Placement {
@@ -504,4 +528,49 @@ fn nodes_with_other_settings_stay_apart() {
     assert_eq!(stranger.report(0).counters.peer_links, 0);
     assert_eq!(stranger.report(0).counters.peer_frames_in, 0);
     assert_eq!(first.report(0).counters.peer_links, 1);
+}
+
+/// A connection that a core without tasks has taken in, and its other end.
+fn open_by_hand(shared: &Shared) -> (ConnectionId, TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let local = listener.local_addr().expect("an address");
+    let far = connect(local);
+    let (near, peer) = listener.accept().expect("accepted");
+    let stream = Rc::new(Stream::new(near.into()).expect("a stream"));
+    let mut state = shared.state.borrow_mut();
+    let opened = state.open_client(stream, PortKind::AnyCore, (peer, local));
+    (opened.expect("room"), far)
+}
+
+#[test]
+fn who_begins_a_request_and_does_not_go_on_is_closed_and_who_is_idle_is_not() {
+    let test = || async {
+        let shared = Plan::single().assemble();
+        let (idle, _idle_far) = open_by_hand(&shared);
+        let (stalled, mut stalled_far) = open_by_hand(&shared);
+        let (slow, mut slow_far) = open_by_hand(&shared);
+        stalled_far.write_all(b"*2\r\n$3\r\nGET\r\n$10\r\nhalf").expect("written");
+        slow_far.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n").expect("written");
+        let mut later = clock::now();
+        let mut last = NodeTotals::default();
+        for id in [idle, stalled, slow] {
+            assert_eq!(shared.read_client(id), Next::Readable);
+        }
+        let is_open = |id| shared.state.borrow_mut().read_client(id).0 == Next::Readable;
+        for second in 1..=25 {
+            later.monotonic.0 += 1_000_000_000;
+            if second % 5 == 0 {
+                slow_far.write_all(&[b'v'; 40_000]).expect("written");
+                assert!(is_open(slow), "closed in second {second}");
+            }
+            let mut state = shared.state.borrow_mut();
+            state.now = later;
+            state.look_after(&mut last);
+        }
+        assert!(is_open(idle), "who owes nothing may stay");
+        assert!(!is_open(stalled), "half a request is not kept for ever");
+        assert!(is_open(slow), "who goes on may take its time");
+    };
+    let settings = ExecutorSettings { name: "by-hand".to_owned(), cpu: None, spin: Duration::ZERO };
+    start_executor(&settings, test).expect("an executor").join().expect("the test holds");
 }

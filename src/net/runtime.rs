@@ -22,6 +22,10 @@ use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 /// all processes of a user) and sockets use none of it.
 const IO_MEMORY_BYTES: usize = 256 << 10;
 
+/// How long tasks may run until the executor looks at sockets and timers again. One tick must not
+/// wait for a whole queue of busy connections.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How a core's executor runs.
 #[derive(Clone, Debug)]
 pub struct ExecutorSettings {
@@ -87,6 +91,7 @@ where
     let handle = LocalExecutorBuilder::new(placement)
         .name(&settings.name)
         .io_memory(IO_MEMORY_BYTES)
+        .preempt_timer(POLL_INTERVAL)
         .spin_before_park(settings.spin)
         .spawn(main)?;
     Ok(ExecutorThread(handle))

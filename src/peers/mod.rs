@@ -21,6 +21,9 @@ pub mod lives;
 pub mod outbound;
 pub mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::rc::Rc;
