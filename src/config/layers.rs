@@ -15,13 +15,13 @@ use super::settings::{ENVIRONMENT_PREFIX, SETTINGS, Setting};
 /// Largest configuration file that is read, in bytes. A real one has a few kilobytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Variables with our prefix that are not settings of a node: those of the other subcommands and
-/// the name of the file.
-const OTHER_VARIABLES: [&str; 2] = ["CORACLE_CONFIG", "CORACLE_ADDR"];
+/// Variables with our prefix that are not settings of a node: the name of the file, those of the
+/// other subcommands, and those of the tests and measurements of this tree, which start servers.
+const OTHER_VARIABLES: [&str; 4] =
+    ["CORACLE_CONFIG", "CORACLE_ADDR", "CORACLE_KILL_TRIALS", "CORACLE_LOADGEN"];
 
-/// What the variables of the simulator's tests start with. Whoever sets them for a run of all tests
-/// starts servers too.
-const SIMULATOR_PREFIX: &str = "CORACLE_SIM_";
+/// What families of such variables start with.
+const OTHER_PREFIXES: [&str; 2] = ["CORACLE_SIM_", "CORACLE_TEST_"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,9 +73,7 @@ impl Layers {
                 SETTINGS.iter().find(|setting| setting.variable() == variable)
             {
                 from_environment.push((setting, value, Origin::Environment(variable)));
-            } else if !OTHER_VARIABLES.contains(&variable.as_str())
-                && !variable.starts_with(SIMULATOR_PREFIX)
-            {
+            } else if !is_of_others(&variable) {
                 let names = SETTINGS.iter().map(Setting::variable);
                 return Err(ConfigError::UnknownVariable {
                     similar: similar(&variable, names),
@@ -141,6 +139,12 @@ impl Layers {
         }
         Ok(())
     }
+}
+
+/// Whether a variable with our prefix is meant for something else than a node.
+fn is_of_others(variable: &str) -> bool {
+    OTHER_VARIABLES.contains(&variable)
+        || OTHER_PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// A TOML value as a flag would have it: lists joined by commas, tables as `key=value` pairs.

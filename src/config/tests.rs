@@ -106,6 +106,8 @@ fn what_is_unknown_is_refused_by_name() {
     check(&[], "[server]\nshards = 1\n", &["`server`"]);
     check(&[("CORACLE_SHRADS", "1")], "", &["`CORACLE_SHRADS`", "`CORACLE_SHARDS`"]);
     assert!(flags(&["--shrads=1"]).expect_err("an unknown flag").contains("--shrads"));
+    let others = [("CORACLE_ADDR", "localhost"), ("CORACLE_SIM_SEEDS", "9"), ("XCORACLE_Y", "1")];
+    assert!(load(&[], &others, "").is_ok());
 }
 
 #[test]
