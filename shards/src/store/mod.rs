@@ -26,10 +26,12 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 pub use accounting::ENTRY_OVERHEAD_BYTES;
 pub use clock::ShardClock;
 pub use snapshot::RestoreError;
+pub use warm::WARM_COMMANDS_MAX;
 
 use crate::command::{Command, Operation};
 use crate::ids::{Millis, Version};

@@ -64,6 +64,12 @@ impl Slot {
         self.data.is_empty()
     }
 
+    /// The first byte of the allocation, to bring it into the caches.
+    #[inline]
+    pub fn first_byte(&self) -> u8 {
+        self.data.first().copied().unwrap_or(0)
+    }
+
     /// The key.
     #[inline]
     pub fn key(&self) -> &[u8] {

@@ -80,6 +80,12 @@ impl Table {
         self.parts[hash.part()].find(hash.spread(), is_it).map(|place| place.slot)
     }
 
+    /// The slot that a key with this hash most likely has: no key is compared.
+    #[inline]
+    pub fn candidate(&self, hash: KeyHash) -> Option<u32> {
+        self.parts[hash.part()].find(hash.spread(), |place| place.hash == hash).map(|p| p.slot)
+    }
+
     /// Adds a key that is not in the table.
     pub fn insert(&mut self, hash: KeyHash, slot: u32) {
         let place = Place { slot, hash };

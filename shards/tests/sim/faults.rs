@@ -225,7 +225,7 @@ impl World {
     /// A node is asked to stop, does so a while later, and comes back.
     fn drain_some_node(&mut self) {
         let node = self.some_node();
-        if !self.can_spare(node) {
+        if self.process(node).seats.is_empty() || !self.can_spare(node) {
             return;
         }
         self.tell(|| format!("node {node} drains"));

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use history::register::{self, Condition, Eviction, Input, Register, Value};
-use history::{Operation as Recorded, Outcome, Stamped, check, versions_follow_time};
+use history::{Operation as Recorded, Outcome, Stamped, versions_follow_time};
 use shards::command::{Command, End, Expiry, Operation, RequestBatch, SetCondition};
 use shards::ids::{Address, Millis, NodeId, ShardId, Version};
 use shards::reply::{Class, Reply, Status, Token};
@@ -154,12 +154,12 @@ impl Workload {
             Keys::Strict | Keys::Expiring => Eviction::Impossible,
         };
         by_key.into_iter().try_for_each(|((shard, key), places)| {
-            self.judge_key(&Register { eviction }, &places)
+            self.judge_key(Register { eviction }, &places)
                 .map_err(|error| format!("key {key} of shard {shard}: {error}"))
         })
     }
 
-    fn judge_key(&self, model: &Register, places: &[usize]) -> Result<(), String> {
+    fn judge_key(&self, model: Register, places: &[usize]) -> Result<(), String> {
         let mut operations: Vec<_> = places
             .iter()
             .map(|&place| {
@@ -176,13 +176,21 @@ impl Workload {
             })
             .collect();
         follow_versions(&mut operations);
-        let error = match check(model, &operations, SEARCH_STEPS) {
+        let error = match register::check(model, &operations, SEARCH_STEPS) {
             Ok(_) => return Ok(()),
-            Err(history::Violation::GaveUp) => {
+            Err(history::Violation::GaveUp { stuck_at, .. }) => {
                 let is_unknown = |o: &&Recorded<_, _>| o.outcome == Outcome::Unknown;
                 let unknown = operations.iter().filter(is_unknown).count();
                 let count = operations.len();
-                return Err(format!("{count} operations ({unknown} unknown) took too long"));
+                let mut text = format!(
+                    "{count} operations ({unknown} unknown) took too long, at {}\n",
+                    line(&operations[stuck_at])
+                );
+                for (&place, operation) in places.iter().zip(&operations) {
+                    let client = self.records[place].client;
+                    text.push_str(&format!("  client {client:>2} {}\n", line(operation)));
+                }
+                return Err(text);
             }
             Err(history::Violation::NotLinearizable { stuck_at, .. }) => stuck_at,
         };
@@ -401,7 +409,10 @@ impl World {
         match key % 3 {
             1 if kind < 70 => return Input::Increment(random.between(0, 20) as i64 - 5),
             2 if kind < 70 => {
-                return Input::Append(format!("+{}", self.workload.next_value).into_bytes().into());
+                // Different lengths tell appends apart even where nobody sees the value.
+                let padding = "-".repeat(random.below(24) as usize);
+                let text = format!("+{}{padding}", self.workload.next_value);
+                return Input::Append(text.into_bytes().into());
             }
             _ => {}
         }

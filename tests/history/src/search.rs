@@ -32,7 +32,12 @@ pub enum Violation {
     },
     /// The search took more than the steps it was allowed: neither proof nor disproof. A failure
     /// all the same.
-    GaveUp,
+    GaveUp {
+        /// As above.
+        longest: Vec<usize>,
+        /// As above.
+        stuck_at: usize,
+    },
 }
 
 /// Looks for an order of `operations` that `model` accepts, in at most `steps` steps, and returns
@@ -146,7 +151,7 @@ impl<'a, M: Model> Search<'a, M> {
                 None => return Err(Violation::NotLinearizable { longest, stuck_at }),
             }
         }
-        Err(Violation::GaveUp)
+        Err(Violation::GaveUp { longest, stuck_at })
     }
 
     /// Goes on from `state`, which the call `came_by` led to.

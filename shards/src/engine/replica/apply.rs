@@ -10,11 +10,12 @@ use raft::eraftpb::{ConfChange, Entry, EntryType};
 use super::{Proposed, Replica};
 use crate::command::Command;
 use crate::contract::{Event, Now};
+use crate::engine::reads::ReadBatch;
 use crate::engine::{Courier, Parcel};
-use crate::entry::EntryReader;
+use crate::entry::{Commands, EntryReader};
 use crate::ids::{Index, Millis, Term, Version};
 use crate::reply::Status;
-use crate::store::{Answer, ReadOutcome, ShardClock};
+use crate::store::{Answer, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
 
 /// Log bytes kept for followers that lag, beyond what all of them have.
 const LOG_TAIL_BYTES: usize = 1 << 20;
@@ -141,8 +142,10 @@ impl Replica {
             self.clock.follow(reader.stamp(), now);
         }
         self.store.begin_entry(reader.stamp());
+        let mut ahead = reader.commands();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {
+                self.warm_ahead(ordinal, &mut ahead);
                 let version = Version::new(epoch, Index(entry.index), ordinal);
                 self.store.apply(version, &command, Answer::Unwanted);
             }
@@ -150,12 +153,14 @@ impl Replica {
             return Ok(());
         };
         while let Some(batch) = self.reads.take_barred(own.index, own.term) {
+            self.warm_batch(&batch);
             self.run_batch(reader.stamp(), batch.iter(), None, courier);
             self.reads.recycle(batch);
         }
         let mut riders = own.riders.positions.iter().copied().zip(own.riders.batch.iter());
         let mut rider = riders.next();
         for (ordinal, command) in reader.commands().enumerate() {
+            self.warm_ahead(ordinal, &mut ahead);
             while let Some((position, parcel)) = rider
                 && position <= ordinal
             {
@@ -178,6 +183,20 @@ impl Replica {
         // Where more keys are due than one entry removes, the next entry goes on.
         self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= self.store.stamp());
         Ok(())
+    }
+
+    /// Once per so many commands, brings what the next ones need into the caches.
+    fn warm_ahead(&self, ordinal: usize, ahead: &mut Commands<'_>) {
+        if ordinal.is_multiple_of(WARM_COMMANDS_MAX) {
+            self.store.warm(ahead.take(WARM_COMMANDS_MAX).map(|command| command.key));
+        }
+    }
+
+    fn warm_batch(&self, batch: &ReadBatch) {
+        let keys = batch.iter().filter_map(|parcel| {
+            Command::decode(parcel.command).ok().map(|(command, _)| command.key)
+        });
+        self.store.warm(keys);
     }
 
     pub(super) fn apply_change(&mut self, entry: &Entry) -> Result<(), String> {
@@ -226,6 +245,7 @@ impl Replica {
         let mut running = None;
         while let Some((batch, barred_by)) = self.reads.next_runnable(self.applied.0) {
             let running = *running.get_or_insert_with(|| self.clock.running(now));
+            self.warm_batch(&batch);
             self.run_batch(running, batch.iter(), barred_by, courier);
             self.reads.recycle(batch);
         }
