@@ -39,6 +39,7 @@ use shards::ids::{Address, NodeId};
 use socket2::Socket;
 
 pub use seats::Seats;
+pub use signal::Signal;
 pub use state::NodeBoard;
 
 use crate::cluster_map::{ClusterLayout, ClusterMap};
@@ -57,7 +58,6 @@ use crate::session::clients::ClientDirectory;
 use crate::session::context::{NodeTotals, SessionCounters};
 use crate::session::{BufferPool, PortKind, ServerFacts};
 use client::{Flushed, Next, serve_client, write_on};
-use signal::Signal;
 use state::State;
 use table::{ConnectionId, Table};
 use turn::FollowUps;
@@ -186,6 +186,7 @@ fn assemble(start: CoreStart) -> (Rc<Shared>, CorePorts, flume::Receiver<Control
         drained: Vec::new(),
         led_nothing_since: None,
         now: clock::now(),
+        now_is_fresh: false,
     };
     let shared = Shared {
         state: RefCell::new(state),
@@ -420,7 +421,7 @@ async fn receive_from_sibling(
     while let Ok(frame) = receiver.recv_async().await {
         {
             let mut state = shared.state.borrow_mut();
-            state.refresh_now();
+            state.refresh_now_for_input();
             for frame in std::iter::once(frame).chain(receiver.drain()) {
                 state.step(Input::Frame { from, bytes: &frame });
                 state.outputs.recycle(frame);

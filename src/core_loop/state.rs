@@ -15,6 +15,7 @@ use super::client::{Client, Flushed, Next};
 use super::clock;
 use super::seats::Seats;
 use super::table::{ConnectionId, Table};
+use super::turn::KEPT_BYTES_MAX;
 use crate::cluster_map::ClusterMap;
 use crate::control::messages::{CoreCounters, CoreReport};
 use crate::mesh::MeshPort;
@@ -70,8 +71,10 @@ pub struct State {
     pub drained: Vec<flume::Sender<()>>,
     /// Since when it has led nothing while somebody waited for that, in nanoseconds.
     pub led_nothing_since: Option<u64>,
-    /// The clocks, as read at the last turn or batch of input.
+    /// The clocks, as read at the last turn or at the first input after it.
     pub now: Now,
+    /// Whether `now` was read since the last turn.
+    pub now_is_fresh: bool,
 }
 
 /// What reading a client connection borrows.
@@ -135,6 +138,15 @@ impl State {
     /// Reads the clocks.
     pub fn refresh_now(&mut self) {
         self.now = clock::now();
+        self.now_is_fresh = true;
+    }
+
+    /// Reads the clocks, unless that was done since the last turn: what has been gathered for one
+    /// turn arrived at one time.
+    pub fn refresh_now_for_input(&mut self) {
+        if !self.now_is_fresh {
+            self.refresh_now();
+        }
     }
 
     /// Feeds one input to the engine.
@@ -162,7 +174,7 @@ impl State {
 
     /// Reads from a connection. Returns what its task waits for, and whether a turn is due.
     pub fn read_client(&mut self, id: ConnectionId) -> (Next, bool) {
-        self.refresh_now();
+        self.refresh_now_for_input();
         let now_second = self.now_second();
         let Some(client) = self.clients.get_mut(id) else { return (Next::Close, false) };
         let mut lent = Lent {
@@ -245,6 +257,7 @@ impl State {
             }
         }
         replies.clear();
+        replies.bytes.shrink_to(KEPT_BYTES_MAX);
     }
 
     /// Wakes who waited for the siblings, once they have caught up.

@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 
+use shards::command::RequestBatch;
 use shards::contract::{DiskOperation, Event, Input, OutFrame};
 use shards::ids::Nanos;
 
@@ -15,6 +16,8 @@ use super::table::ConnectionId;
 use crate::net::stream::Stream;
 use crate::peers::{Pending, Sent};
 
+/// Larger buffers than this are not kept for the next turn, in bytes.
+pub const KEPT_BYTES_MAX: usize = 8 << 20;
 /// How often the engine may ask for the disk within one turn. One that asks for ever would keep
 /// the clients waiting for ever; it goes on in the next turn.
 const DISK_ROUNDS_MAX: usize = 16;
@@ -51,7 +54,7 @@ impl State {
         if !self.batch.is_empty() {
             self.count_destinations();
             self.engine.step(self.now, Input::Requests(&self.batch), &mut self.outputs);
-            self.batch.clear();
+            self.clear_batch();
         }
         self.end_turn(follow_ups);
         self.send_frames(follow_ups);
@@ -61,6 +64,7 @@ impl State {
         self.resume_congested();
         self.answer_drained();
         self.refresh_now();
+        self.now_is_fresh = false;
         let spent = self.now.monotonic.0 - began;
         self.counters.turns += 1;
         self.counters.turn_ns += spent;
@@ -95,6 +99,13 @@ impl State {
         };
         let retry = if self.mesh.is_congested() { now + CONGESTION_RETRY } else { u64::MAX };
         Nanos(asked_for.min(retry))
+    }
+
+    fn clear_batch(&mut self) {
+        match self.batch.bytes_len() > KEPT_BYTES_MAX {
+            true => self.batch = RequestBatch::default(),
+            false => self.batch.clear(),
+        }
     }
 
     fn end_turn(&mut self, follow_ups: &mut FollowUps) {

@@ -14,7 +14,7 @@ use socket2::Socket;
 
 use super::outbound::receive_some;
 use super::{SILENCE_DEADLINE, address, endpoint, lane};
-use crate::core_loop::{Shared, clock};
+use crate::core_loop::Shared;
 use crate::net::input::Input;
 use crate::net::runtime::{sleep, with_deadline, yield_now};
 use crate::net::stream::{Stream, Transfer, Transport};
@@ -84,6 +84,7 @@ async fn greet(shared: &Rc<Shared>, stream: &Rc<Stream>) -> Option<Admitted> {
             incarnation: config.incarnation,
         };
         HelloReply::Accepted(acceptance).encode(&mut reply);
+        state.peers.nudge(from.node);
         state.peers.admit(from, lane, hello.incarnation, stream.clone())
     };
     shared.core_count_learned(from.node, hello.cores);
@@ -153,7 +154,8 @@ impl Connection {
         if !state.peers.is_current(self.from, self.lane, self.serial) {
             return Ok(None);
         }
-        let now = clock::now();
+        state.refresh_now_for_input();
+        let now = state.now;
         let (engine, outputs) = (&mut state.engine, &mut state.outputs);
         let counters = &mut state.counters;
         let from = self.from;

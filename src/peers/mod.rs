@@ -33,6 +33,7 @@ use proto::peer::{Endpoint, Hello, Settings};
 use shards::contract::{Lane, OutFrame};
 use shards::ids::{Address, CoreIndex, NodeId};
 
+use crate::core_loop::Signal;
 use crate::net::stream::Stream;
 use lives::{Lives, Outlived};
 use writer::{Writer, Written};
@@ -63,6 +64,8 @@ struct Link {
     /// Counts the connections made, so that what belongs to an earlier one leaves this one alone.
     serial: u64,
     standing: Option<Standing>,
+    /// Raised when the other node has shown that it is there, so that a pause ends early.
+    nudge: Rc<Signal>,
 }
 
 /// What a link is made of while it is up.
@@ -165,6 +168,17 @@ impl Peers {
             self.links.remove(&to);
         }
         self.links.contains_key(&to)
+    }
+
+    /// Raised when the node of `to` has shown that it is there.
+    pub fn nudge_of(&mut self, to: Address) -> Option<Rc<Signal>> {
+        Some(self.links.get(&to)?.nudge.clone())
+    }
+
+    /// Ends the pauses of links to `node`, which is there.
+    pub fn nudge(&self, node: NodeId) {
+        let to_node = self.links.iter().filter(|(to, _)| to.node == node);
+        to_node.for_each(|(_, link)| link.nudge.raise());
     }
 
     /// How many links are up.

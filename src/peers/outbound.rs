@@ -2,8 +2,9 @@
 //!
 //! A task connects, greets, hands the connection over to [`Peers`](super::Peers) and waits for its
 //! end; nothing but that end ever comes in on a connection that this side opened. Then it starts
-//! again, after a pause that grows from 50 ms to a second. Every step has a deadline. What stands
-//! in the way is logged once, and again when the reason changes.
+//! again, after a pause that grows from 50 ms to a second and ends early when the other node
+//! greets. Every step has a deadline. What stands in the way is logged once, and again when the
+//! reason changes.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -76,8 +77,13 @@ pub async fn keep_link(shared: Rc<Shared>, to: Address) {
                 }
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        let nudge = shared.state.borrow_mut().peers.nudge_of(to);
+        let Some(nudge) = nudge else { return };
+        // Two nodes that break each other's links must not drive each other on without a pause.
+        sleep(PAUSE_MIN).await;
+        if with_deadline(pause - PAUSE_MIN, nudge.wait()).await.is_none() {
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 }
 
