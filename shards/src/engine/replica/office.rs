@@ -64,6 +64,11 @@ impl Replica {
                 return;
             }
         }
+        // Who asked again before its admission was applied here is a member by now; to add it as a
+        // learner once more would take its vote away.
+        let is_member =
+            |id: &ReplicaId| conf.voters.contains(&id.0) || conf.learners.contains(&id.0);
+        self.joins.retain(|(_, id)| !is_member(id));
         let Some(&(node, id)) = self.joins.first() else { return };
         let members = conf.voters.iter().chain(&conf.learners);
         let stale = members.copied().find(|&m| ReplicaId(m).node() == node && m != id.0);
