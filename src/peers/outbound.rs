@@ -3,8 +3,8 @@
 //! A task connects, greets, hands the connection over to [`Peers`](super::Peers) and waits for its
 //! end; nothing but that end ever comes in on a connection that this side opened. Then it starts
 //! again, after a pause that grows from 50 ms to a second and ends early when the other node
-//! greets. Every step has a deadline. What stands in the way is logged once, and again when the
-//! reason changes.
+//! greets. Every step has a deadline. What stands in the way for longer than a start takes is
+//! logged once, and again when the reason changes.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -71,7 +71,8 @@ pub async fn keep_link(shared: Rc<Shared>, to: Address) {
             }
             Err(error) => {
                 let text = error.to_string();
-                if text != complaint && !shared.is_stopping() {
+                // Nodes that start together do not find each other at once.
+                if pause == PAUSE_MAX && text != complaint && !shared.is_stopping() {
                     tracing::info!(peer = %to, %error, "no link to the peer");
                     complaint = text;
                 }
