@@ -220,8 +220,9 @@ fn operators_see_and_move_leaders_from_any_node() {
 
 #[test]
 fn a_port_in_use_is_said_with_the_flag_that_changes_it() {
-    let taken = TcpListener::bind("127.0.0.2:0").expect("a free port");
-    let port = taken.local_addr().expect("a bound address").port().to_string();
+    // A port the system hands out could be in use on another of the demo's addresses.
+    let port = port_base().to_string();
+    let _taken = TcpListener::bind(format!("127.0.0.2:{port}")).expect("a free port");
     let demo = run(&["demo", "--exit", "--cores=1", "--port", &port]);
     assert_eq!(demo.status.code(), Some(2));
     let said = text(&demo.stderr);
