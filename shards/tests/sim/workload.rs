@@ -24,7 +24,7 @@ use crate::world::{Mail, TICK_NS, World};
 /// An answer may come so much after the deadline: the next tick finds it, and turns take time.
 const DEADLINE_SLACK_NS: u64 = 2 * TICK_NS + 50 * MILLI;
 /// Steps the search may take for one key.
-const SEARCH_STEPS: u64 = 2_000_000;
+const SEARCH_STEPS: u64 = 800_000;
 /// Requests a pipelining client has under way at most.
 const PIPELINE_MAX: usize = 24;
 /// Shard time counts in milliseconds, so that a life may end a part of one early.

@@ -1,9 +1,9 @@
 //! The search for an order in which the operations of a history can have happened.
 //!
 //! Calls and returns stand in a list in the order of their times. What may come next is any call
-//! before the first return that is left; taking an operation lifts its call and return out. Pairs
-//! of the set of operations taken and the state they led to are remembered, since what follows
-//! depends on nothing else.
+//! before the first return that is left; taking an operation lifts its call and return out. What
+//! was visited is remembered as the set of operations taken and the state they led to, since what
+//! follows depends on nothing else.
 //!
 //! What keeps the search short without making it miss anything:
 //! - An operation that leaves the state as it is, such as a read, is taken at once wherever it is
@@ -12,11 +12,12 @@
 //!   outcome come last, because most of them never happened or were never seen.
 //! - An operation of unknown outcome is taken only where the next one shows a trace of it: if that
 //!   leads to the same state without it, it can as well come later, or never.
-//! - Two of unknown outcome that commute are taken in one of both orders only.
+//! - A state that was visited with the same operations of known outcome and fewer of unknown
+//!   outcome is not visited again: whatever can follow could follow then.
 //!
 //! Times that are equal count as overlapping: a clock too coarse makes the check weaker, not wrong.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::{Model, Operation, Outcome};
 
@@ -25,7 +26,8 @@ use crate::{Model, Operation, Outcome};
 pub enum Violation {
     /// No order exists. The longest one found, and the operation whose return could not be passed.
     NotLinearizable {
-        /// Places of operations in an order that the model accepts as far as it goes.
+        /// Places of operations in an order that the model accepts as far as it goes, with as
+        /// many of known outcome as was possible.
         longest: Vec<usize>,
         /// The operation that had to be next and could not.
         stuck_at: usize,
@@ -50,8 +52,21 @@ pub fn check<M: Model>(
     operations: &[Operation<M::Input, M::Output>],
     steps: u64,
 ) -> Result<Vec<usize>, Violation> {
-    Search::new(model, operations).run(steps)
+    let mut verdict = Err(Violation::GaveUp { longest: Vec::new(), stuck_at: 0 });
+    for unknown_in_a_row in UNKNOWN_IN_A_ROW {
+        let steps = steps / UNKNOWN_IN_A_ROW.len() as u64;
+        verdict = Search::new(model, operations, unknown_in_a_row).run(steps);
+        if verdict.is_ok() {
+            break;
+        }
+    }
+    verdict
 }
+
+/// The search begins with orders that have few operations of unknown outcome in a row: where many
+/// of them overlap, there are too many others. The last attempt has no such limit, and only its
+/// verdict counts against a history.
+const UNKNOWN_IN_A_ROW: [usize; 4] = [1, 2, 4, usize::MAX];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -69,8 +84,8 @@ struct Node {
 
 const HEAD: usize = 0;
 
-/// The set of operations taken.
-type Taken = Vec<u64>;
+/// A set of operations.
+type Set = Vec<u64>;
 
 /// A state on the path, and what is still to be tried from it.
 struct Level<S> {
@@ -89,15 +104,26 @@ struct Search<'a, M: Model> {
     operations: &'a [Operation<M::Input, M::Output>],
     nodes: Vec<Node>,
     return_node: Vec<Option<usize>>,
-    taken: Taken,
-    seen: HashSet<(Taken, M::State)>,
+    /// The operations taken whose outcome is known, and the others.
+    taken: Set,
+    taken_unknown: Set,
+    /// The place of each operation in its set.
+    bits: Vec<usize>,
+    /// What was visited: by operations of known outcome and state, those of unknown outcome.
+    seen: HashMap<(Set, M::State), Vec<Set>>,
     path: Vec<Level<M::State>>,
     /// Operations with a known outcome that are not taken yet.
     open: usize,
+    /// Operations of unknown outcome that may follow each other.
+    unknown_in_a_row: usize,
 }
 
 impl<'a, M: Model> Search<'a, M> {
-    fn new(model: &'a M, operations: &'a [Operation<M::Input, M::Output>]) -> Self {
+    fn new(
+        model: &'a M,
+        operations: &'a [Operation<M::Input, M::Output>],
+        unknown_in_a_row: usize,
+    ) -> Self {
         let mut events = Vec::with_capacity(2 * operations.len());
         for (place, operation) in operations.iter().enumerate() {
             events.push((operation.called, 0, place, Kind::Call));
@@ -117,21 +143,32 @@ impl<'a, M: Model> Search<'a, M> {
             }
             nodes.push(Node { kind, operation, previous: node - 1, next: (node + 1) % count });
         }
+        let mut counts = [0_usize; 2];
+        let bits = operations.iter().map(|operation| {
+            let count = &mut counts[usize::from(operation.output().is_none())];
+            *count += 1;
+            *count - 1
+        });
+        let bits = bits.collect();
         Search {
             model,
             operations,
             nodes,
             open: return_node.iter().flatten().count(),
             return_node,
-            taken: vec![0; operations.len().div_ceil(64)],
-            seen: HashSet::new(),
+            taken: vec![0; counts[0].div_ceil(64)],
+            taken_unknown: vec![0; counts[1].div_ceil(64)],
+            bits,
+            seen: HashMap::new(),
             path: Vec::new(),
+            unknown_in_a_row,
         }
     }
 
     fn run(mut self, steps: u64) -> Result<Vec<usize>, Violation> {
         let mut longest = Vec::new();
         let mut stuck_at = 0;
+        let mut least_open = usize::MAX;
         self.enter(self.model.initial(), None);
         for _ in 0..steps {
             if self.open == 0 {
@@ -142,7 +179,8 @@ impl<'a, M: Model> Search<'a, M> {
                 self.enter(state, Some(call));
                 continue;
             }
-            if self.path.len() > longest.len() {
+            if self.open < least_open {
+                least_open = self.open;
                 longest = self.order();
                 stuck_at = self.nodes[self.first_return()].operation;
             }
@@ -157,12 +195,19 @@ impl<'a, M: Model> Search<'a, M> {
     /// Goes on from `state`, which the call `came_by` led to.
     fn enter(&mut self, state: M::State, came_by: Option<usize>) {
         let mut candidates = Vec::new();
+        let is_unknown =
+            |call: &usize| self.operations[self.nodes[*call].operation].output().is_none();
+        let path = self.path.iter().rev().filter_map(|level| level.came_by);
+        let in_a_row = came_by.into_iter().chain(path).take_while(is_unknown);
+        let takes_unknown = in_a_row.take(self.unknown_in_a_row).count() < self.unknown_in_a_row;
         let mut node = self.nodes[HEAD].next;
         while self.nodes[node].kind == Kind::Call {
             let operation = &self.operations[self.nodes[node].operation];
-            if operation.after.iter().all(|&before| is_in(&self.taken, before)) {
+            if operation.after.iter().all(|&before| self.is_taken(before)) {
                 let is_unknown = operation.output().is_none();
-                candidates.push((is_unknown, self.model.rank(operation), node));
+                if takes_unknown || !is_unknown {
+                    candidates.push((is_unknown, self.model.rank(operation), node));
+                }
             }
             node = self.nodes[node].next;
         }
@@ -197,13 +242,14 @@ impl<'a, M: Model> Search<'a, M> {
     fn choose(&mut self) -> Option<(usize, M::State)> {
         loop {
             let level = self.path.last_mut()?;
-            while let Some(state) = level.successors.pop() {
-                let place = self.nodes[level.trying].operation;
-                self.taken[place / 64] |= 1 << (place % 64);
-                if self.seen.insert((self.taken.clone(), state.clone())) {
-                    return Some((level.trying, state));
+            let call = level.trying;
+            if let Some(state) = level.successors.pop() {
+                self.flip(self.nodes[call].operation);
+                if self.visit(&state) {
+                    return Some((call, state));
                 }
-                self.taken[place / 64] &= !(1 << (place % 64));
+                self.flip(self.nodes[call].operation);
+                continue;
             }
             level.trying = level.candidates.pop()?;
             let operation = &self.operations[self.nodes[level.trying].operation];
@@ -213,7 +259,7 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// Takes successors out that can be reached without the operation of unknown outcome that the
-    /// path ends with, or by taking it after the one that is tried now.
+    /// path ends with.
     fn prune(&mut self) {
         let [.., earlier, level] = &mut self.path[..] else { return };
         let Some(last) = level.came_by.map(|node| self.nodes[node].operation) else { return };
@@ -224,13 +270,7 @@ impl<'a, M: Model> Search<'a, M> {
         }
         let mut without = Vec::new();
         self.model.step(&earlier.state, tried_one, &mut without);
-        let mut swapped = Vec::new();
-        if tried_one.output().is_none() && tried < last {
-            for state in &without {
-                self.model.step(state, last_one, &mut swapped);
-            }
-        }
-        level.successors.retain(|state| !without.contains(state) && !swapped.contains(state));
+        level.successors.retain(|state| !without.contains(state));
     }
 
     fn first_return(&self) -> usize {
@@ -256,7 +296,37 @@ impl<'a, M: Model> Search<'a, M> {
             self.open += 1;
         }
         self.link(call);
-        self.taken[place / 64] &= !(1 << (place % 64));
+        self.flip(place);
+    }
+
+    /// Notes that `state` is visited with what is taken now; says whether that is worth while.
+    fn visit(&mut self, state: &M::State) -> bool {
+        let visits = self.seen.entry((self.taken.clone(), state.clone())).or_default();
+        let is_part = |one: &Set| one.iter().zip(&self.taken_unknown).all(|(a, b)| a & !b == 0);
+        let is_new = !visits.iter().any(is_part);
+        if is_new {
+            visits.push(self.taken_unknown.clone());
+        }
+        is_new
+    }
+
+    fn is_taken(&self, place: usize) -> bool {
+        let bit = self.bits[place];
+        let set = match self.operations[place].output() {
+            Some(_) => &self.taken,
+            None => &self.taken_unknown,
+        };
+        set[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    /// Puts an operation into its set, or takes it out.
+    fn flip(&mut self, place: usize) {
+        let bit = self.bits[place];
+        let set = match self.operations[place].output() {
+            Some(_) => &mut self.taken,
+            None => &mut self.taken_unknown,
+        };
+        set[bit / 64] ^= 1 << (bit % 64);
     }
 
     fn unlink(&mut self, node: usize) {
@@ -275,8 +345,4 @@ impl<'a, M: Model> Search<'a, M> {
         let calls = self.path.iter().filter_map(|level| level.came_by);
         calls.map(|node| self.nodes[node].operation).collect()
     }
-}
-
-fn is_in(taken: &Taken, place: usize) -> bool {
-    taken[place / 64] >> (place % 64) & 1 == 1
 }
