@@ -31,6 +31,12 @@ pub struct Report {
     pub restores: u64,
     /// Newcomers that became voters.
     pub promotions: u64,
+    /// Entries that the replicas alive at the end have evicted.
+    pub evicted: u64,
+    /// Entries that they have expired.
+    pub expired: u64,
+    /// Keys whose history had too many unknown outcomes to be judged.
+    pub undecided: u64,
     /// Raft messages lost, doubled or delayed.
     pub mischiefs: u64,
     /// How long after the end of all faults the last shard answered, in nanoseconds.
@@ -64,7 +70,14 @@ pub fn run(options: Options, is_verbose: bool) -> Result<Report, String> {
     wait(&mut world, SECOND, "everything is read", |world| {
         if world.workload.is_waiting() { Err("somebody waits".into()) } else { Ok(()) }
     })?;
-    world.workload.judge(world.options.keys)?;
+    let undecided = world.workload.judge(world.options.keys)?;
+    let statuses = world.living().into_iter().flat_map(|at| {
+        let seat = world.seat(at);
+        (0..world.placement.shards())
+            .filter_map(move |shard| seat.and_then(|seat| seat.core.status(ShardId(shard))))
+    });
+    let (evicted, expired) =
+        statuses.fold((0, 0), |sum, status| (sum.0 + status.evicted, sum.1 + status.expired));
     Ok(Report {
         trace: world.trace(),
         turns: world.turns,
@@ -72,6 +85,9 @@ pub fn run(options: Options, is_verbose: bool) -> Result<Report, String> {
         elections: world.checkers.elections,
         restores: world.checkers.restores,
         promotions: world.checkers.promotions,
+        evicted,
+        expired,
+        undecided,
         mischiefs: world.network.mischiefs,
         served_after,
         balanced_after,

@@ -48,6 +48,9 @@ pub struct Operation<I, O> {
     /// Places in the history of operations that must take effect before this one although they
     /// overlap with it: those sent earlier on the same connection. Their outcomes must be known.
     pub after: Vec<usize>,
+    /// The same for operations of unknown outcome. They may take effect later all the same, or
+    /// never; the search begins with orders in which they do not come later.
+    pub likely_after: Vec<usize>,
 }
 
 impl<I, O> Operation<I, O> {

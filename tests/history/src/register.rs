@@ -91,7 +91,8 @@ pub struct Output {
     pub version: u64,
     /// The value, where one was asked for.
     pub value: Option<Value>,
-    /// The sum after an increment, the length after an append.
+    /// The sum after an increment, the length after an append; for a set that stored, 1 if the key
+    /// was there before and 0 if not.
     pub number: u64,
 }
 
@@ -316,6 +317,11 @@ fn explain(state: &State, operation: &Operation<Input, Output>, output: &Output)
         }
         (_, Status::Ok) => {
             if shows_old && output.value.as_ref() != value_of(state) {
+                return None;
+            }
+            if matches!(operation.input, Input::Set { .. })
+                && output.number != u64::from(!is_absent)
+            {
                 return None;
             }
             let after = effect(state, operation)?;

@@ -63,10 +63,10 @@ pub fn check<M: Model>(
     verdict
 }
 
-/// The search begins with orders that have few operations of unknown outcome in a row: where many
-/// of them overlap, there are too many others. The last attempt has no such limit, and only its
-/// verdict counts against a history.
-const UNKNOWN_IN_A_ROW: [usize; 4] = [1, 2, 4, usize::MAX];
+/// The search begins with orders that have few operations of unknown outcome in a row, and these
+/// in the order of their connections: where many of them overlap, there are too many others. The
+/// last attempt has no such limits, and only its verdict counts against a history.
+const UNKNOWN_IN_A_ROW: [usize; 5] = [1, 2, 4, 12, usize::MAX];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -116,6 +116,8 @@ struct Search<'a, M: Model> {
     open: usize,
     /// Operations of unknown outcome that may follow each other.
     unknown_in_a_row: usize,
+    /// Operations that each operation of unknown outcome likely came before.
+    likely_before: Vec<Vec<usize>>,
 }
 
 impl<'a, M: Model> Search<'a, M> {
@@ -150,6 +152,14 @@ impl<'a, M: Model> Search<'a, M> {
             *count - 1
         });
         let bits = bits.collect();
+        let mut likely_before = vec![Vec::new(); operations.len()];
+        if unknown_in_a_row < usize::MAX {
+            for (place, operation) in operations.iter().enumerate() {
+                for &earlier in &operation.likely_after {
+                    likely_before[earlier].push(place);
+                }
+            }
+        }
         Search {
             model,
             operations,
@@ -162,6 +172,7 @@ impl<'a, M: Model> Search<'a, M> {
             seen: HashMap::new(),
             path: Vec::new(),
             unknown_in_a_row,
+            likely_before,
         }
     }
 
@@ -202,8 +213,11 @@ impl<'a, M: Model> Search<'a, M> {
         let takes_unknown = in_a_row.take(self.unknown_in_a_row).count() < self.unknown_in_a_row;
         let mut node = self.nodes[HEAD].next;
         while self.nodes[node].kind == Kind::Call {
-            let operation = &self.operations[self.nodes[node].operation];
-            if operation.after.iter().all(|&before| self.is_taken(before)) {
+            let place = self.nodes[node].operation;
+            let operation = &self.operations[place];
+            let is_in_order = operation.after.iter().all(|&before| self.is_taken(before))
+                && !self.likely_before[place].iter().any(|&later| self.is_taken(later));
+            if is_in_order {
                 let is_unknown = operation.output().is_none();
                 if takes_unknown || !is_unknown {
                     candidates.push((is_unknown, self.model.rank(operation), node));

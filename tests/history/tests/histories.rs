@@ -12,11 +12,23 @@ fn value(text: &str) -> Value {
 }
 
 fn step(called: u64, at: u64, input: Input, output: Output) -> Step {
-    Operation { input, called, outcome: Outcome::Returned { at, output }, after: Vec::new() }
+    Operation {
+        input,
+        called,
+        outcome: Outcome::Returned { at, output },
+        after: Vec::new(),
+        likely_after: Vec::new(),
+    }
 }
 
 fn unknown(called: u64, input: Input) -> Step {
-    Operation { input, called, outcome: Outcome::Unknown, after: Vec::new() }
+    Operation {
+        input,
+        called,
+        outcome: Outcome::Unknown,
+        after: Vec::new(),
+        likely_after: Vec::new(),
+    }
 }
 
 fn bare(status: Status, version: u64) -> Output {
@@ -27,8 +39,15 @@ fn set_input(text: &str, condition: Condition) -> Input {
     Input::Set { value: value(text), condition, lives: None, return_old: false }
 }
 
+/// A set of an absent key.
 fn set(called: u64, at: u64, text: &str, version: u64) -> Step {
     step(called, at, set_input(text, Condition::Always), bare(Status::Ok, version))
+}
+
+/// A set of a key that is there.
+fn reset(called: u64, at: u64, text: &str, version: u64) -> Step {
+    let output = Output { number: 1, ..bare(Status::Ok, version) };
+    step(called, at, set_input(text, Condition::Always), output)
 }
 
 fn hit(called: u64, at: u64, text: &str, version: u64) -> Step {
@@ -82,7 +101,7 @@ fn sequential_histories_are_accepted() {
         append(10, 11, "xy", 2, 6),
         append(12, 13, "z", 3, 7),
         hit(14, 15, "xyz", 7),
-        set(16, 17, "41", 8),
+        reset(16, 17, "41", 8),
         increment(18, 19, 42, 9),
         hit(20, 21, "42", 9),
     ]);
@@ -90,18 +109,19 @@ fn sequential_histories_are_accepted() {
 
 #[test]
 fn the_order_of_overlapping_operations_is_found() {
-    good(&[set(0, 10, "a", 1), set(0, 10, "b", 2), hit(11, 12, "b", 2), hit(3, 4, "a", 1)]);
+    good(&[set(0, 10, "a", 1), reset(0, 10, "b", 2), hit(11, 12, "b", 2), hit(3, 4, "a", 1)]);
     good(&[increment(0, 10, 2, 2), increment(0, 10, 1, 1), increment(0, 10, 3, 3)]);
 }
 
 #[test]
 fn a_stale_read_is_found() {
-    bad(&[set(0, 1, "a", 1), set(2, 3, "b", 2), hit(4, 5, "a", 1)]);
-    bad(&[set(0, 1, "a", 1), set(2, 10, "b", 2), hit(3, 4, "b", 2), hit(5, 6, "a", 1)]);
+    bad(&[set(0, 1, "a", 1), reset(2, 3, "b", 2), hit(4, 5, "a", 1)]);
+    bad(&[set(0, 1, "a", 1), reset(2, 10, "b", 2), hit(3, 4, "b", 2), hit(5, 6, "a", 1)]);
 }
 
 #[test]
 fn a_lost_write_is_found() {
+    bad(&[set(0, 1, "a", 1), set(2, 3, "b", 2)]);
     bad(&[set(0, 1, "a", 1), miss(2, 3)]);
     bad(&[append(0, 1, "a", 1, 1), append(2, 3, "b", 1, 2)]);
 }
@@ -160,7 +180,8 @@ fn swapped_replies_are_found() {
 fn a_condition_follows_the_version() {
     let compare = |called, wanted, status, version| {
         let input = set_input("c", Condition::IfVersion(wanted));
-        step(called, called + 1, input, bare(status, version))
+        let number = u64::from(status == Status::Ok);
+        step(called, called + 1, input, Output { number, ..bare(status, version) })
     };
     let start = set(0, 1, "a", 7);
     good(&[start.clone(), compare(2, 7, Status::Ok, 8), hit(4, 5, "c", 8)]);
@@ -243,8 +264,9 @@ fn random_histories_of_a_real_register_are_accepted_and_damaged_ones_are_not() {
             let (called, at) = (time - draw(40).min(time), time + draw(40));
             match (draw(3), &held) {
                 (0, _) => {
+                    let write = if held.is_some() { reset } else { set };
+                    steps.push(write(called, at, &format!("v{moment}"), moment));
                     held = Some((format!("v{moment}"), moment));
-                    steps.push(set(called, at, &format!("v{moment}"), moment));
                 }
                 (_, Some((text, version))) => steps.push(hit(called, at, text, *version)),
                 (_, None) => steps.push(miss(called, at)),
