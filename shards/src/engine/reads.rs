@@ -35,20 +35,24 @@ const SPARES_MAX: usize = 8;
 pub struct ReadBatch {
     /// The commands' bytes, one after the other.
     bytes: Vec<u8>,
-    /// Origin, order flag, and where each command's bytes end.
-    items: Vec<(Origin, bool, u32)>,
-    /// When the first of them must be answered.
+    items: Vec<Item>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    origin: Origin,
+    ordered: bool,
     deadline: Nanos,
+    /// Where the command ends.
+    end: u32,
 }
 
 impl ReadBatch {
     /// Adds a command.
     pub fn push(&mut self, parcel: &Parcel<'_>) {
-        if self.items.is_empty() {
-            self.deadline = parcel.deadline;
-        }
         self.bytes.extend_from_slice(parcel.command);
-        self.items.push((parcel.origin, parcel.ordered, self.bytes.len() as u32));
+        let Parcel { origin, ordered, deadline, .. } = *parcel;
+        self.items.push(Item { origin, ordered, deadline, end: self.bytes.len() as u32 });
     }
 
     /// Whether there is none.
@@ -56,14 +60,31 @@ impl ReadBatch {
         self.items.is_empty()
     }
 
+    /// When the first of them must be answered; the end of time if there is none.
+    pub fn deadline(&self) -> Nanos {
+        self.items.iter().map(|item| item.deadline).min().unwrap_or(Nanos(u64::MAX))
+    }
+
     /// The commands in order.
     pub fn iter(&self) -> impl Iterator<Item = Parcel<'_>> {
         let mut start = 0;
-        self.items.iter().map(move |&(origin, ordered, end)| {
+        self.items.iter().map(move |&Item { origin, ordered, deadline, end }| {
             let command = &self.bytes[start..end as usize];
             start = end as usize;
-            Parcel { origin, ordered, is_read: true, command, deadline: self.deadline }
+            Parcel { origin, ordered, is_read: true, command, deadline }
         })
+    }
+
+    /// Takes out those whose deadline has passed.
+    pub fn take_overdue(&mut self, now: Nanos) -> ReadBatch {
+        let mut overdue = ReadBatch::default();
+        if self.deadline() <= now {
+            for parcel in std::mem::take(self).iter() {
+                let batch = if parcel.deadline <= now { &mut overdue } else { &mut *self };
+                batch.push(&parcel);
+            }
+        }
+        overdue
     }
 
     fn clear(&mut self) {
@@ -260,20 +281,17 @@ impl Reads {
         }
     }
 
-    /// Takes out every batch whose deadline has passed.
+    /// Takes out every read whose deadline has passed.
     pub fn take_overdue(&mut self, now: Nanos) -> Vec<ReadBatch> {
-        let mut overdue = Vec::new();
-        if !self.due.is_empty() && self.due.deadline <= now {
-            overdue.push(std::mem::take(&mut self.due));
-        }
+        let mut overdue = vec![self.due.take_overdue(now)];
         for pending in &mut self.pending {
-            if pending.batch.deadline <= now {
-                if pending.stage == Stage::Gathering {
-                    self.gathered_bytes -= pending.batch.bytes.len();
-                }
-                overdue.push(std::mem::take(&mut pending.batch));
+            let batch = pending.batch.take_overdue(now);
+            if pending.stage == Stage::Gathering {
+                self.gathered_bytes -= batch.bytes.len();
             }
+            overdue.push(batch);
         }
+        overdue.retain(|batch| !batch.is_empty());
         self.pending.retain(|pending| !pending.batch.is_empty());
         if !self.pending.iter().any(|pending| pending.stage == Stage::Asked) {
             self.round = None;

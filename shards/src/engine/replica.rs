@@ -17,15 +17,17 @@
 mod apply;
 mod inspect;
 mod office;
+mod waiting;
 
 use std::collections::VecDeque;
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
+use self::waiting::{Riders, Waiting};
 use super::frames::Formation;
 use super::reads::{ReadBatch, Reads};
-use super::{Courier, Origin, Parcel};
+use super::{Courier, Parcel};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
@@ -47,22 +49,38 @@ const IDLE_STAMP_INTERVAL_MS: u64 = 5_000;
 /// Readies worked off in one turn before other shards get theirs.
 const READIES_PER_TURN: usize = 8;
 
-/// Reads that run while an entry is applied, each before the command at its position.
-#[derive(Debug, Default)]
-struct Riders {
-    batch: ReadBatch,
-    positions: Vec<usize>,
-}
-
 /// Commands gathered for an entry.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Gathered {
     builder: EntryBuilder,
-    origins: Vec<Origin>,
+    waiting: Waiting,
     riders: Riders,
     /// Whether a connection has reads under way that this entry must not overtake.
     bars_reads: bool,
-    deadline: Nanos,
+}
+
+impl Gathered {
+    /// Takes it apart again: visits its commands, and the reads between them, in order.
+    fn scatter(mut self, mut visit: impl FnMut(&Parcel<'_>)) {
+        let ordered = self.bars_reads;
+        let entry = self.builder.finish(Millis(0));
+        let Ok(reader) = EntryReader::new(&entry) else { return };
+        let mut riders = self.riders.iter().peekable();
+        let mut encoded = Vec::new();
+        for (ordinal, command) in reader.commands().enumerate() {
+            while let Some((_, parcel)) = riders.next_if(|(position, _)| *position <= ordinal) {
+                visit(&parcel);
+            }
+            encoded.clear();
+            command.encode(&mut encoded);
+            if let Some((origin, deadline)) = self.waiting.at(ordinal) {
+                visit(&Parcel { origin, ordered, is_read: false, command: &encoded, deadline });
+            }
+        }
+        for (_, parcel) in riders {
+            visit(&parcel);
+        }
+    }
 }
 
 /// An entry on its way through the log.
@@ -71,9 +89,7 @@ struct Proposed {
     index: Index,
     term: Term,
     bytes: usize,
-    deadline: Nanos,
-    /// Empty once they were answered as unknown.
-    origins: Vec<Origin>,
+    waiting: Waiting,
     riders: Riders,
 }
 
@@ -285,26 +301,24 @@ impl Replica {
         if self.gathered_bytes + parcel.command.len() > GATHERED_BYTES_MAX {
             return Err(Status::Overloaded);
         }
+        self.gather(parcel);
+        Ok(())
+    }
+
+    fn gather(&mut self, parcel: &Parcel<'_>) {
         let has_room = self
             .gathered
             .back()
             .is_some_and(|gathered| gathered.builder.has_room_for(parcel.command.len()));
         if !has_room {
-            self.gathered.push_back(Gathered {
-                builder: EntryBuilder::new(),
-                origins: Vec::new(),
-                riders: Riders::default(),
-                bars_reads: false,
-                deadline: parcel.deadline,
-            });
+            self.gathered.push_back(Gathered::default());
         }
         if let Some(gathered) = self.gathered.back_mut() {
             gathered.builder.push(parcel.command);
-            gathered.origins.push(parcel.origin);
+            gathered.waiting.push(parcel.origin, parcel.deadline);
             gathered.bars_reads |= parcel.ordered;
             self.gathered_bytes += parcel.command.len();
         }
-        Ok(())
     }
 
     /// A read behind writes that are not proposed yet rides on the entry that will carry the last
@@ -317,8 +331,7 @@ impl Replica {
         }
         if parcel.ordered {
             if let Some(gathered) = self.gathered.back_mut() {
-                gathered.riders.positions.push(gathered.builder.len());
-                gathered.riders.batch.push(parcel);
+                gathered.riders.push(gathered.builder.len(), parcel);
                 return Ok(());
             }
             // What was proposed in an earlier term is in this leader's log, which it applies
@@ -458,22 +471,13 @@ impl Replica {
 
     /// Answers what has waited too long. What was proposed is unknown, the rest is not done.
     fn expire(&mut self, now: Nanos, courier: &mut Courier<'_>) {
-        while self.gathered.front().is_some_and(|gathered| gathered.deadline <= now) {
-            if let Some(gathered) = self.gathered.pop_front() {
-                self.gathered_bytes -= gathered.builder.bytes_len();
-                courier.fail(self.shard, self.view(), &gathered.origins, Status::NoLeader);
-                self.fail_riders(&gathered.riders, Status::ReadTimeout, courier);
-            }
-        }
+        self.expire_gathered(now, courier);
         let view = self.view();
         for proposed in self.doubtful.iter_mut().chain(&mut self.proposed) {
-            if proposed.deadline <= now && !proposed.origins.is_empty() {
-                let origins = std::mem::take(&mut proposed.origins);
-                let riders = std::mem::take(&mut proposed.riders);
-                courier.fail(self.shard, view, &origins, Status::DeadlinePassed);
-                for parcel in riders.batch.iter() {
-                    courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
-                }
+            let overdue = proposed.waiting.take_overdue(now);
+            courier.fail(self.shard, view, &overdue, Status::DeadlinePassed);
+            for parcel in proposed.riders.take_overdue(now).iter() {
+                courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
             }
         }
         for batch in self.reads.take_overdue(now) {
@@ -483,8 +487,46 @@ impl Replica {
         }
     }
 
-    fn fail_riders(&self, riders: &Riders, status: Status, courier: &mut Courier<'_>) {
-        self.fail_batch(&riders.batch, status, courier);
+    /// Answers what was gathered and has waited too long, and gathers the rest anew.
+    fn expire_gathered(&mut self, now: Nanos, courier: &mut Courier<'_>) {
+        let is_overdue = |gathered: &Gathered| {
+            gathered.waiting.earliest() <= now || gathered.riders.batch().deadline() <= now
+        };
+        if !self.gathered.iter().any(is_overdue) {
+            return;
+        }
+        let view = self.view();
+        self.gathered_bytes = 0;
+        for gathered in std::mem::take(&mut self.gathered) {
+            gathered.scatter(|parcel| match (parcel.deadline <= now, parcel.is_read) {
+                (true, true) => {
+                    courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
+                }
+                (true, false) => {
+                    courier.fail(self.shard, view, &[parcel.origin], Status::NoLeader);
+                }
+                (false, false) => self.gather(parcel),
+                (false, true) => match self.gathered.back_mut() {
+                    Some(gathered) => gathered.riders.push(gathered.builder.len(), parcel),
+                    // The write it was to follow is not there any more.
+                    None => self.reads.push(parcel, Index(0)),
+                },
+            });
+        }
+    }
+
+    /// Answers all who wait for an entry, and for reads that ride on it.
+    fn fail_proposed(
+        &self,
+        proposed: &Proposed,
+        write: Status,
+        read: Status,
+        courier: &mut Courier<'_>,
+    ) {
+        for origin in proposed.waiting.iter() {
+            courier.fail(self.shard, self.view(), &[origin], write);
+        }
+        self.fail_batch(proposed.riders.batch(), read, courier);
     }
 
     fn fail_batch(&self, batch: &ReadBatch, status: Status, courier: &mut Courier<'_>) {
@@ -543,13 +585,9 @@ impl Replica {
             let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
             let mut gathered = match self.gathered.pop_front() {
                 Some(gathered) => gathered,
-                None if wants_stamp && self.raw.raft.commit_to_current_term() => Gathered {
-                    builder: EntryBuilder::new(),
-                    origins: Vec::new(),
-                    riders: Riders::default(),
-                    bars_reads: false,
-                    deadline: Nanos(u64::MAX),
-                },
+                None if wants_stamp && self.raw.raft.commit_to_current_term() => {
+                    Gathered::default()
+                }
                 None => return,
             };
             self.gathered_bytes -= gathered.builder.bytes_len();
@@ -576,8 +614,7 @@ impl Replica {
                 index,
                 term,
                 bytes,
-                deadline: gathered.deadline,
-                origins: gathered.origins,
+                waiting: gathered.waiting,
                 riders: gathered.riders,
             });
         }
@@ -669,28 +706,8 @@ impl Replica {
                 courier.give_back(self.shard, view, &parcel);
             }
         }
-        for mut gathered in std::mem::take(&mut self.gathered) {
-            let (deadline, ordered) = (gathered.deadline, gathered.bars_reads);
-            let entry = gathered.builder.finish(Millis(0));
-            let Ok(reader) = EntryReader::new(&entry) else { continue };
-            let mut riders =
-                gathered.riders.positions.iter().zip(gathered.riders.batch.iter()).peekable();
-            let mut encoded = Vec::new();
-            for (ordinal, command) in reader.commands().enumerate() {
-                while let Some((_, parcel)) = riders.next_if(|(position, _)| **position <= ordinal)
-                {
-                    courier.give_back(self.shard, view, &parcel);
-                }
-                encoded.clear();
-                command.encode(&mut encoded);
-                let Some(&origin) = gathered.origins.get(ordinal) else { continue };
-                let parcel =
-                    Parcel { origin, ordered, is_read: false, command: &encoded, deadline };
-                courier.give_back(self.shard, view, &parcel);
-            }
-            for (_, parcel) in riders {
-                courier.give_back(self.shard, view, &parcel);
-            }
+        for gathered in std::mem::take(&mut self.gathered) {
+            gathered.scatter(|parcel| courier.give_back(self.shard, view, parcel));
         }
         self.gathered_bytes = 0;
     }
@@ -704,15 +721,12 @@ impl Replica {
 
     fn abandon(&mut self, courier: &mut Courier<'_>) {
         self.give_back(courier);
-        let view = self.view();
         for batch in self.reads.take_all() {
             self.fail_batch(&batch, Status::ReadTimeout, courier);
         }
-        for proposed in self.doubtful.drain(..).chain(self.proposed.drain(..)) {
-            courier.fail(self.shard, view, &proposed.origins, Status::ReplicaStopped);
-            for parcel in proposed.riders.batch.iter() {
-                courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
-            }
+        let doubtful = std::mem::take(&mut self.doubtful);
+        for proposed in doubtful.into_iter().chain(std::mem::take(&mut self.proposed)) {
+            self.fail_proposed(&proposed, Status::ReplicaStopped, Status::ReadTimeout, courier);
         }
         self.proposed_bytes = 0;
     }

@@ -42,9 +42,7 @@ impl Replica {
         self.formation = Some(staged.formation);
         self.applied = (index, term);
         while let Some(proposed) = self.take_proposed_up_to(index) {
-            let status = Status::CoveredBySnapshot;
-            courier.fail(self.shard, self.view(), &proposed.origins, status);
-            self.fail_riders(&proposed.riders, Status::ReadTimeout, courier);
+            self.fail_proposed(&proposed, Status::CoveredBySnapshot, Status::ReadTimeout, courier);
             while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
                 self.fail_batch(&batch, Status::ReadTimeout, courier);
             }
@@ -114,13 +112,11 @@ impl Replica {
                 own = Some(proposed);
                 continue;
             }
-            let view = self.view();
             while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {
                 self.fail_batch(&batch, Status::Superseded, courier);
                 self.reads.recycle(batch);
             }
-            courier.fail(self.shard, view, &proposed.origins, Status::Superseded);
-            self.fail_riders(&proposed.riders, Status::Superseded, courier);
+            self.fail_proposed(&proposed, Status::Superseded, Status::Superseded, courier);
         }
         own
     }
@@ -157,7 +153,7 @@ impl Replica {
             self.run_batch(reader.stamp(), batch.iter(), None, courier);
             self.reads.recycle(batch);
         }
-        let mut riders = own.riders.positions.iter().copied().zip(own.riders.batch.iter());
+        let mut riders = own.riders.iter();
         let mut rider = riders.next();
         for (ordinal, command) in reader.commands().enumerate() {
             self.warm_ahead(ordinal, &mut ahead);
@@ -168,8 +164,8 @@ impl Replica {
                 rider = riders.next();
             }
             let version = Version::new(epoch, Index(entry.index), ordinal);
-            match own.origins.get(ordinal) {
-                Some(&origin) => {
+            match own.waiting.at(ordinal) {
+                Some((origin, _)) => {
                     let outcome = self.store.apply(version, &command, Answer::Wanted);
                     courier.deliver(self.shard, view, origin, &outcome);
                 }
