@@ -27,11 +27,11 @@ use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 use self::waiting::{Riders, Waiting};
 use super::frames::Formation;
 use super::reads::{ReadBatch, Reads};
-use super::{Courier, Parcel};
+use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
-use crate::raft_log::RaftLog;
+use crate::raft_log::{FORMATION, RaftLog};
 use crate::reply::Status;
 use crate::store::{ShardClock, Store, StoreSettings};
 
@@ -129,6 +129,11 @@ pub struct Replica {
     stopped: Option<String>,
     led_term: Option<Term>,
     last_leader_rank: Option<usize>,
+    /// The last term that had a leader, as far as known here.
+    last_led_term: Term,
+    /// What is drawn from in terms without one, and what was drawn in which term.
+    lottery: SplitMix,
+    lot: (Term, usize),
     gathered: VecDeque<Gathered>,
     gathered_bytes: usize,
     /// In ascending order of their indices.
@@ -243,6 +248,9 @@ impl Replica {
             stopped: None,
             led_term: None,
             last_leader_rank: None,
+            last_led_term: FORMATION.1,
+            lottery: SplitMix(config.seed ^ me.0),
+            lot: (Term(0), 0),
             gathered: VecDeque::new(),
             gathered_bytes: 0,
             proposed: VecDeque::new(),

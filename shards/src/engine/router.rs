@@ -228,6 +228,7 @@ impl Router {
     /// wait.
     pub fn put_back(&mut self, returned: &mut Vec<(ShardId, Parked)>) {
         for (shard, mut parked) in returned.drain(..).rev() {
+            self.empty_filling(shard);
             self.held_bytes += parked.command.len();
             parked.number = self.next_number_in_front;
             self.next_number_in_front -= 1;
@@ -409,11 +410,20 @@ impl Router {
         }
         if !route.parked.is_empty() {
             self.stirred.push(batch.shard);
+            self.empty_filling(batch.shard);
         }
         if self.spares.len() < SPARES_MAX && batch.bytes.capacity() <= SPARE_BYTES_MAX {
             batch.bytes.clear();
             batch.items.clear();
             self.spares.push(batch);
+        }
+    }
+
+    /// Takes the requests of a batch that was not sent yet back into the queue: something older has
+    /// come back to it, and must not be added behind them.
+    fn empty_filling(&mut self, shard: ShardId) {
+        if let Some(filling) = self.routes[usize::from(shard.0)].filling.take() {
+            self.close(filling);
         }
     }
 

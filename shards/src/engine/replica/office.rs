@@ -35,7 +35,18 @@ impl Replica {
 
     /// Ranked successors instead of a lottery: the distance to the last leader decides who
     /// campaigns first, late enough that others no longer hold the old leader for alive.
-    pub(super) fn election_timeout_ticks(&self, is_draining: bool) -> usize {
+    ///
+    /// Replicas that remember different leaders may have the same rank, and would split the votes
+    /// for ever. Therefore, once a term has passed without a leader, it is a lottery after all.
+    pub(super) fn election_timeout_ticks(&mut self, is_draining: bool) -> usize {
+        let term = Term(self.raw.raft.term);
+        if self.raw.raft.leader_id == 0 && term > self.last_led_term && !is_draining {
+            if self.lot.0 != term {
+                let range = 2 * self.replication as u64 + 2;
+                self.lot = (term, (self.lottery.next() % range) as usize);
+            }
+            return self.election_ticks + self.lot.1;
+        }
         let distance = match self.last_leader_rank {
             None => self.rank,
             Some(leader) => match (self.rank + self.replication - leader) % self.replication {
@@ -159,6 +170,7 @@ impl Replica {
         let term = Term(self.raw.raft.term);
         if self.raw.raft.leader_id != 0 {
             self.last_leader_rank = self.rank_of(self.raw.raft.leader_id);
+            self.last_led_term = term;
         }
         let leads = self.leads();
         if let Some(led) = self.led_term
