@@ -187,7 +187,7 @@ pub enum Event {
 pub struct Outputs {
     /// Replies to this core's own connections.
     pub replies: Replies,
-    /// Frames to other cores, at most one per destination and lane at the end of a turn.
+    /// Frames to other cores, one per destination and lane at the end of a turn unless it is large.
     pub frames: Vec<OutFrame>,
     /// Operations on the disk.
     pub disk: Vec<DiskOperation>,

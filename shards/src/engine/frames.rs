@@ -180,6 +180,11 @@ impl FrameBuilder {
         self.bytes.is_empty()
     }
 
+    /// Bytes gathered.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Takes the frame, and goes on with `spare`.
     pub fn take(&mut self, spare: Vec<u8>) -> Vec<u8> {
         self.open_replies = None;

@@ -8,6 +8,10 @@ use crate::contract::{Lane, OutFrame, Outputs};
 use crate::ids::{Address, CoreIndex, NodeId, ShardId};
 use crate::placement::Placement;
 
+/// A frame that has grown to this many bytes is closed, and the next message begins another: links
+/// refuse frames beyond 64 MiB, and a receiver works a frame off at once.
+const FRAME_BYTES_MAX: usize = 8 << 20;
+
 /// All frames being built on one core.
 #[derive(Debug)]
 pub struct Outbox {
@@ -17,6 +21,8 @@ pub struct Outbox {
     cores: Vec<u16>,
     /// Sorted by address and lane.
     frames: Vec<((Address, Lane), FrameBuilder)>,
+    /// Frames of this turn that were closed because of their size.
+    closed: Vec<OutFrame>,
     /// Links that are up, sorted.
     links: Vec<Address>,
     /// Cores to which outcomes were lost, sorted. They are told when their link is up again.
@@ -27,7 +33,15 @@ impl Outbox {
     /// Nothing to send, nothing linked, and every node assumed to have as many cores as this one.
     pub fn new(own: Address, cores: u16, placement: Placement) -> Self {
         let cores = vec![cores.max(1); placement.nodes().len()];
-        Outbox { own, placement, cores, frames: Vec::new(), links: Vec::new(), owed: Vec::new() }
+        Outbox {
+            own,
+            placement,
+            cores,
+            frames: Vec::new(),
+            closed: Vec::new(),
+            links: Vec::new(),
+            owed: Vec::new(),
+        }
     }
 
     fn position(&self, node: NodeId) -> Option<usize> {
@@ -58,6 +72,7 @@ impl Outbox {
             self.links.remove(place);
         }
         self.frames.retain(|((address, _), _)| *address != to);
+        self.closed.retain(|frame| frame.to != to);
     }
 
     /// Addresses of all links that are up.
@@ -93,7 +108,12 @@ impl Outbox {
                 place
             }
         };
-        Some(&mut self.frames[place].1)
+        let builder = &mut self.frames[place].1;
+        if builder.len() >= FRAME_BYTES_MAX {
+            let bytes = builder.take(Vec::new());
+            self.closed.push(OutFrame { to, lane, bytes });
+        }
+        Some(builder)
     }
 
     /// The frame for outcomes that `to` waits for, unless it cannot be reached; then it will be
@@ -124,6 +144,7 @@ impl Outbox {
 
     /// Hands all frames over to the driver.
     pub fn flush(&mut self, outputs: &mut Outputs) {
+        outputs.frames.append(&mut self.closed);
         for ((to, lane), builder) in &mut self.frames {
             if !builder.is_empty() {
                 let spare = outputs.spare.pop().unwrap_or_default();
@@ -131,5 +152,48 @@ impl Outbox {
                 outputs.frames.push(OutFrame { to: *to, lane: *lane, bytes });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::frames::{Message, Messages, SnapshotChunk};
+    use crate::ids::ReplicaId;
+
+    #[test]
+    fn a_large_turn_leaves_in_several_frames_in_order() {
+        let nodes = vec![NodeId(1), NodeId(2)];
+        let placement = Placement::new(nodes, 1).expect("a layout");
+        let own = Address { node: NodeId(1), core: CoreIndex(0) };
+        let to = Address { node: NodeId(2), core: CoreIndex(0) };
+        let mut outbox = Outbox::new(own, 1, placement);
+        outbox.link_up(to, 1);
+        let bytes = vec![7; 1 << 20];
+        for transfer in 0..40 {
+            let frame = outbox.frame(to, Lane::Turn).expect("a link");
+            frame.snapshot_chunk(&SnapshotChunk {
+                shard: ShardId(0),
+                transfer,
+                to: ReplicaId(1),
+                offset: 0,
+                total: 1,
+                raft: &[],
+                bytes: &bytes,
+            });
+        }
+        let mut outputs = Outputs::default();
+        outbox.flush(&mut outputs);
+        assert!(outputs.frames.len() > 3);
+        let mut transfers = Vec::new();
+        for frame in &outputs.frames {
+            assert!(frame.bytes.len() < 2 * FRAME_BYTES_MAX);
+            for message in Messages::new(&frame.bytes) {
+                if let Ok(Message::SnapshotChunk(chunk)) = message {
+                    transfers.push(chunk.transfer);
+                }
+            }
+        }
+        assert_eq!(transfers, (0..40).collect::<Vec<_>>());
     }
 }
