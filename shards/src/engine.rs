@@ -473,7 +473,7 @@ impl Core {
         }
         while let Some(Ok(item)) = items.next_reply() {
             if item.status == Status::NotLeader {
-                self.router.disbelieve(header.shard, from);
+                self.router.disbelieve(header.shard, from, header.view);
                 self.observe(header.shard, header.view, outputs);
             }
             let answered = self.router.answer(header.batch, from, item.ordinal, item.status);
@@ -756,12 +756,15 @@ impl Core {
         };
         let goes_on = replica.end_turn(now, persisting, &mut courier);
         let (view, leads) = (replica.view(), replica.leads());
-        if view != home.told {
-            home.told = view;
-            if self.router.observe_own(shard, view) {
-                self.tell(shard, view, leads);
-                self.publish(shard, outputs);
-            }
+        // What others said may be newer or older; this replica's own view is told in any case, since
+        // the cores without a replica hear of most changes from here only.
+        let is_untold = view != home.told;
+        home.told = view;
+        if is_untold {
+            self.tell(shard, view, leads);
+        }
+        if self.router.observe_own(shard, view) || is_untold {
+            self.publish(shard, outputs);
         }
         if goes_on {
             self.mark_dirty(shard);
@@ -798,6 +801,7 @@ impl Core {
         for ended in self.transfers.tick() {
             self.end_transfer(ended);
         }
+        self.router.tick();
         self.router.expire(now.monotonic, &mut self.verdicts);
         self.deliver_verdicts(outputs);
         self.router.stir_all();

@@ -20,7 +20,7 @@ use super::frames::{RequestFlags, RequestsHeader};
 use super::outbox::Outbox;
 use super::{Origin, Parcel};
 use crate::contract::{Lane, LeaderView};
-use crate::ids::{Address, Nanos, ShardId};
+use crate::ids::{Address, Nanos, NodeId, ShardId, Term};
 use crate::reply::{Status, Token};
 
 /// A request that waits for a leader.
@@ -101,10 +101,22 @@ const SPARES_MAX: usize = 64;
 /// A batch that has grown beyond this many bytes is not kept.
 const SPARE_BYTES_MAX: usize = 256 << 10;
 
+/// A leader that says it is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Denied {
+    term: Term,
+    leader: NodeId,
+    /// It did not know of its term yet: it is asked again after a tick, and not at once, so that
+    /// the question does not go back and forth all the time.
+    is_unaware: bool,
+}
+
 /// What the core knows and holds of one shard.
 #[derive(Debug, Default)]
 struct Route {
     view: LeaderView,
+    /// A leader of this term that has answered that it does not lead.
+    denied: Option<Denied>,
     /// In ascending order of their numbers.
     parked: VecDeque<Parked>,
     /// Batches under way in ascending order, and to whom.
@@ -112,6 +124,13 @@ struct Route {
     target: Option<Address>,
     /// The batch that this turn is filling.
     filling: Option<u64>,
+}
+
+impl Route {
+    fn is_denied(&self, view: LeaderView) -> bool {
+        self.denied
+            .is_some_and(|denied| (view.term, view.leader) == (denied.term, Some(denied.leader)))
+    }
 }
 
 /// An outcome that the router itself came to.
@@ -169,6 +188,9 @@ impl Router {
     /// Learns of a leader. Says whether that was news.
     pub fn observe(&mut self, shard: ShardId, view: LeaderView) -> bool {
         let Some(route) = self.routes.get_mut(usize::from(shard.0)) else { return false };
+        if route.is_denied(view) {
+            return false;
+        }
         let is_newer = view.term > route.view.term
             || view.term == route.view.term && route.view.leader.is_none() && view.leader.is_some();
         if is_newer {
@@ -183,7 +205,7 @@ impl Router {
     /// What this core's own replica sees replaces whatever was heard: it is closest to the truth.
     pub fn observe_own(&mut self, shard: ShardId, view: LeaderView) -> bool {
         let route = &mut self.routes[usize::from(shard.0)];
-        if view.term < route.view.term || route.view == view {
+        if view.term < route.view.term || route.view == view || route.is_denied(view) {
             return false;
         }
         route.view = view;
@@ -427,12 +449,28 @@ impl Router {
         }
     }
 
-    /// `from` says it does not lead `shard`, so its office in the term known here is over. Nothing
-    /// is sent there again before somebody announces a leader.
-    pub fn disbelieve(&mut self, shard: ShardId, from: Address) {
+    /// `from` says it does not lead `shard`, and what it knows instead. Nothing is sent there again
+    /// before somebody announces a leader, or it has had time to learn that it leads.
+    pub fn disbelieve(&mut self, shard: ShardId, from: Address, theirs: LeaderView) {
         let route = &mut self.routes[usize::from(shard.0)];
-        if route.view.leader == Some(from.node) {
+        let term = route.view.term;
+        if route.view.leader == Some(from.node) && theirs.leader != Some(from.node) {
             route.view.leader = None;
+            let is_unaware = theirs.term < term;
+            route.denied = Some(Denied { term, leader: from.node, is_unaware });
+        }
+    }
+
+    /// Counts a tick: leaders that did not know of their office are asked again.
+    pub fn tick(&mut self) {
+        for (shard, route) in self.routes.iter_mut().enumerate() {
+            if let Some(denied) = route.denied.filter(|denied| denied.is_unaware) {
+                route.denied = None;
+                if route.view == (LeaderView { term: denied.term, leader: None }) {
+                    route.view.leader = Some(denied.leader);
+                    self.stirred.push(ShardId(shard as u16));
+                }
+            }
         }
     }
 

@@ -268,5 +268,9 @@ impl World {
         for node in nodes {
             self.boot(node);
         }
+        // Losses that nobody has noticed yet would swallow frames for seconds.
+        for ends in self.network.links.keys().copied().collect::<Vec<_>>() {
+            self.notice_loss(ends);
+        }
     }
 }

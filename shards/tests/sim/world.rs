@@ -469,7 +469,8 @@ impl World {
         self.schedule(now + noticed_after, Event::NoticeLoss(ends));
     }
 
-    fn notice_loss(&mut self, ends: Ends) {
+    /// The sender of a link that is down notices it, and tries to connect again.
+    pub fn notice_loss(&mut self, ends: Ends) {
         let Some(link) = self.network.links.get_mut(&ends) else { return };
         if link.is_up {
             return;
