@@ -756,8 +756,8 @@ impl Core {
         };
         let goes_on = replica.end_turn(now, persisting, &mut courier);
         let (view, leads) = (replica.view(), replica.leads());
-        // What others said may be newer or older; this replica's own view is told in any case, since
-        // the cores without a replica hear of most changes from here only.
+        // What others said may be newer or older; this replica's own view is told in any case,
+        // since the cores without a replica hear of most changes from here only.
         let is_untold = view != home.told;
         home.told = view;
         if is_untold {
