@@ -12,6 +12,7 @@ mod network;
 mod options;
 mod random;
 mod run;
+mod scenarios;
 mod workload;
 mod world;
 

@@ -320,8 +320,7 @@ impl World {
     pub fn read_everything(&mut self) {
         let living = self.living();
         for at in living.into_iter().filter(|at| at.core.0 == 0) {
-            self.workload.clients.push(Client { at: Some(at), ..client(Style::Pipelining) });
-            let place = self.workload.clients.len() - 1;
+            let place = self.add_client(at);
             let mut batch = RequestBatch::default();
             for shard in (0..self.placement.shards()).map(ShardId) {
                 for key in 0..self.options.keys_per_shard {
@@ -448,8 +447,14 @@ impl World {
         }
     }
 
+    /// Adds a client that asks nothing by itself; returns its place.
+    pub fn add_client(&mut self, at: Address) -> usize {
+        self.workload.clients.push(Client { at: Some(at), ..client(Style::Pipelining) });
+        self.workload.clients.len() - 1
+    }
+
     /// Adds a request to a batch and to the history.
-    fn request(
+    pub fn request(
         &mut self,
         place: usize,
         shard: ShardId,

@@ -410,7 +410,14 @@ impl World {
         self.hand_over(flight);
     }
 
-    fn hand_over(&mut self, flight: Flight) {
+    /// Takes what is held up on the links to a core.
+    pub fn take_held(&mut self, to: Address) -> Vec<Flight> {
+        let links = self.network.links.iter_mut().filter(|(ends, _)| ends.1 == to);
+        links.flat_map(|(_, link)| link.held.drain(..)).collect()
+    }
+
+    /// Hands a frame to its receiver.
+    pub fn hand_over(&mut self, flight: Flight) {
         let (from, to) = flight.ends;
         let Some(seat) = self.seat_mut(to) else { return };
         let seen = seat.seen_lives.entry(from.node).or_insert(0);
