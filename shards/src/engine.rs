@@ -36,6 +36,8 @@ use crate::store::Outcome;
 
 /// Ticks between two announcements of a core's leaderships to nodes without a replica (1 s).
 const ANNOUNCE_TICKS: u32 = 20;
+/// Ticks for which a newcomer asks to be taken in without hearing of the shard (2 s).
+const FORSAKEN_TICKS: u32 = 40;
 
 /// Who waits for the outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +171,22 @@ struct Home {
     is_dirty: bool,
     /// What the core last told others of this replica's leader.
     told: LeaderView,
+    /// Ticks since a newcomer last heard that there is a shard.
+    unheard_ticks: u32,
+}
+
+impl Home {
+    fn outsider(config: &CoreConfig, shard: ShardId, random: &mut SplitMix) -> Self {
+        let id = ReplicaId::new(config.node, random.next());
+        let nodes = config.placement.replicas(shard).collect();
+        Home {
+            id,
+            member: Member::Outsider(Outsider::new(shard, id, nodes)),
+            is_dirty: false,
+            told: LeaderView::default(),
+            unheard_ticks: 0,
+        }
+    }
 }
 
 /// All replicas that live on one core, and the routing of that core's requests.
@@ -193,6 +211,8 @@ pub struct Core {
     verdicts: Vec<router::Verdict>,
     /// Nodes that are about to stop, this one included.
     draining: Vec<NodeId>,
+    /// Where incarnations come from.
+    random: SplitMix,
 }
 
 impl Core {
@@ -206,16 +226,7 @@ impl Core {
             .map(|shard| {
                 let is_here = config.placement.rank(shard, config.node).is_some()
                     && config.placement.core(shard, config.cores) == config.core;
-                is_here.then(|| {
-                    let id = ReplicaId::new(config.node, random.next());
-                    let nodes = config.placement.replicas(shard).collect();
-                    Home {
-                        id,
-                        member: Member::Outsider(Outsider::new(shard, id, nodes)),
-                        is_dirty: false,
-                        told: LeaderView::default(),
-                    }
-                })
+                is_here.then(|| Home::outsider(&config, shard, &mut random))
             })
             .collect();
         Core {
@@ -235,6 +246,7 @@ impl Core {
             returned: Vec::new(),
             verdicts: Vec::new(),
             draining: Vec::new(),
+            random,
             config,
         }
     }
@@ -531,6 +543,9 @@ impl Core {
                     }
                     replica.note_join(from.node, id);
                 }
+                if let Message::Formed(..) = message {
+                    home.unheard_ticks = 0;
+                }
                 Verdict::Wait
             }
         };
@@ -551,6 +566,7 @@ impl Core {
             }
         };
         home.member = Member::Replica(Box::new(replica));
+        home.unheard_ticks = 0;
         self.mark_dirty(shard);
     }
 
@@ -840,7 +856,16 @@ impl Core {
                         }
                     }
                 }
-                self.mark_dirty(shard);
+                let is_forsaken = replica.is_untouched() && home.unheard_ticks >= FORSAKEN_TICKS;
+                home.unheard_ticks = home.unheard_ticks.saturating_add(1);
+                if is_forsaken {
+                    // Whoever had the shard has lost its memory too, perhaps. This replica starts
+                    // over as if its node had restarted, under a new id, so that the shard can be
+                    // formed anew.
+                    *home = Home::outsider(&self.config, shard, &mut self.random);
+                } else {
+                    self.mark_dirty(shard);
+                }
             }
         }
     }

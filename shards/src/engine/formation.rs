@@ -7,6 +7,8 @@
 //! - A member of a formed shard answers with the formation. If the asker is one of its founders
 //!   (it missed the news), it starts as the founder it is. Otherwise it is a newcomer, and the
 //!   question doubles as the wish to be taken in: the leader replaces the node's former replica.
+//!   A newcomer that hears of no formed shard any more starts over, empty and under a new id: its
+//!   members may have lost their memory one after the other.
 //! - If all members are empty, the preferred leader forms the shard anew in two phases. It asks
 //!   everyone to promise to stay empty for this exact tuple of incarnations, and forms only when
 //!   all have promised. An answer "empty" to another tuple replaces the promise.

@@ -280,6 +280,11 @@ impl Replica {
         self.formation.as_ref()
     }
 
+    /// Whether it has nothing of the shard it waits to be taken into, and nothing under way.
+    pub fn is_untouched(&self) -> bool {
+        self.formation.is_none() && self.unpersisted == 0
+    }
+
     /// Whether it leads, as raft-rs sees it.
     pub fn leads(&self) -> bool {
         self.stopped.is_none() && self.raw.raft.state == StateRole::Leader

@@ -43,6 +43,13 @@ impl Checkers {
         Self::default()
     }
 
+    /// Forgets leaders and states: a shard that is formed anew starts from its first term again.
+    pub fn forget(&mut self) {
+        self.leaders.clear();
+        self.prints.clear();
+        self.applied.clear();
+    }
+
     /// Notes a violation; the first one counts.
     pub fn violation(&mut self, text: String) {
         self.violation.get_or_insert(text);

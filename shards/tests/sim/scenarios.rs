@@ -141,6 +141,29 @@ fn late_confirmations_of_a_read_do_not_confirm_its_repetition() {
 }
 
 #[test]
+fn a_shard_whose_members_lose_their_memory_one_after_the_other_forms_anew() {
+    for gap in [100, 150, 250, 400, 600] {
+        let mut world = quiet_cluster([0; 3]);
+        // The second goes before the first is taken in: the majority is gone.
+        for node in [1, 2, 3].map(NodeId) {
+            world.crash(node);
+            pass(&mut world, 50 * MILLI);
+            world.boot(node);
+            pass(&mut world, gap * MILLI);
+        }
+        world.checkers.forget();
+        world.heal();
+        pass(&mut world, 10 * SECOND);
+        let roles = [1, 2, 3].map(|node| {
+            let at = Address { node: NodeId(node), core: CoreIndex(0) };
+            world.seat(at).and_then(|seat| seat.core.status(SHARD)).map(|status| status.role)
+        });
+        let [follower, leader] = [Some(Role::Follower), Some(Role::Leader)];
+        assert_eq!(roles, [leader, follower, follower], "gap {gap} ms");
+    }
+}
+
+#[test]
 fn a_new_leader_with_a_fast_wall_clock_expires_nothing_early() {
     let hour_ms = 3_600_000;
     let mut world = quiet_cluster([0, hour_ms, hour_ms]);
