@@ -166,6 +166,7 @@ fn core_starts(
                     shard_bytes_max: config.shard_bytes_max(),
                     value_bytes_max: config.value_bytes_max,
                     durability: config.durability,
+                    reads: config.reads,
                     tick: nanos(config.tick),
                     election_ticks: config.election_ticks,
                     request_deadline: nanos(config.request_deadline),

@@ -35,6 +35,15 @@ pub enum Durability {
     Fsync,
 }
 
+/// How a leader makes sure that it still leads when it answers a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// By its lease, and by asking a majority while it holds none.
+    Lease,
+    /// By asking a majority, once per shard and turn.
+    Quorum,
+}
+
 /// What a core is told at its start. All cores of a cluster agree on everything but `node`,
 /// `core`, `cores` and `seed`.
 #[derive(Clone, Debug)]
@@ -53,6 +62,8 @@ pub struct CoreConfig {
     pub value_bytes_max: usize,
     /// What an acknowledgement means.
     pub durability: Durability,
+    /// How reads are made linearizable.
+    pub reads: ReadMode,
     /// One Raft tick. Default 50 ms.
     pub tick: Nanos,
     /// Ticks without a leader before the first successor campaigns. Default 6.
@@ -284,6 +295,8 @@ pub struct ShardStatus {
     pub hits: u64,
     /// See `hits`.
     pub misses: u64,
+    /// Time left of the leader's lease; `None` where it holds none.
+    pub lease: Option<Nanos>,
     /// All members; empty unless this replica leads.
     pub replicas: Vec<ReplicaStatus>,
 }

@@ -11,6 +11,7 @@
 
 mod formation;
 pub mod frames;
+mod lease;
 mod outbox;
 mod reads;
 mod replica;
@@ -206,6 +207,8 @@ pub struct Core {
     next_operation: u64,
     poisoned: Option<DiskError>,
     next_tick: Option<Nanos>,
+    /// The monotonic clock of the last step.
+    clock: Nanos,
     ticks: u32,
     returned: Vec<(ShardId, Parked)>,
     verdicts: Vec<router::Verdict>,
@@ -242,6 +245,7 @@ impl Core {
             next_operation: 1,
             poisoned: None,
             next_tick: None,
+            clock: Nanos(0),
             ticks: 0,
             returned: Vec::new(),
             verdicts: Vec::new(),
@@ -253,6 +257,7 @@ impl Core {
 
     /// Takes one input, and appends what follows from it to `outputs`.
     pub fn step(&mut self, now: Now, input: Input<'_>, outputs: &mut Outputs) {
+        self.clock = now.monotonic;
         if self.poisoned.is_some() {
             // What this core knows can no longer be made durable: it says nothing to anybody.
             outputs.next_deadline = Nanos(now.monotonic.0 + self.config.tick.0);
@@ -303,6 +308,7 @@ impl Core {
             operations: 0,
             hits: 0,
             misses: 0,
+            lease: None,
             replicas: Vec::new(),
         };
         if let Member::Replica(replica) = &home.member {
@@ -318,6 +324,7 @@ impl Core {
             status.operations = replica.operations();
             status.hits = store.hits();
             status.misses = store.misses();
+            status.lease = replica.lease_left(self.clock);
             status.replicas = replica.members();
         }
         Some(status)

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use shards::contract::Durability;
+use shards::contract::{Durability, ReadMode};
 use shards::ids::{NodeId, ShardId};
 use shards::placement::{Placement, PlacementError, SLOTS};
 
@@ -108,13 +108,6 @@ impl CorePlan {
     }
 }
 
-/// How a read is made sure to be linearizable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reads {
-    /// A majority confirms the leader, once per shard and turn.
-    Quorum,
-}
-
 /// Which data ports cluster-aware clients are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advertise {
@@ -155,7 +148,7 @@ pub struct NodeConfig {
     /// What an acknowledgement means.
     pub durability: Durability,
     /// How reads are confirmed.
-    pub reads: Reads,
+    pub reads: ReadMode,
     /// The any-core data port.
     pub port: u16,
     /// Data port of core 0.
@@ -488,15 +481,8 @@ fn durability(text: &str) -> Result<Durability, String> {
     }
 }
 
-fn reads(text: &str) -> Result<Reads, String> {
-    match text {
-        "lease" => {
-            Err("this version has no leases; --reads quorum gives the same guarantee, with \
-                        a round to a majority per shard and turn"
-                .into())
-        }
-        _ => values::choice(text, &[("quorum", Reads::Quorum)]),
-    }
+fn reads(text: &str) -> Result<ReadMode, String> {
+    values::choice(text, &[("quorum", ReadMode::Quorum), ("lease", ReadMode::Lease)])
 }
 
 fn advertise(text: &str) -> Result<Advertise, String> {

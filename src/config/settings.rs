@@ -110,10 +110,10 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "reads",
-        "quorum|lease",
-        "quorum",
-        "How the leader makes sure that a read is linearizable: by asking a majority once per \
-         shard and turn. lease is refused by this version, which has no leases yet",
+        "lease|quorum",
+        "lease",
+        "How the leader makes sure that a read is linearizable: by a lease of a few ticks, or by \
+         asking a majority once per shard and turn",
     ),
     setting(
         "port",

@@ -145,7 +145,6 @@ fn a_wrong_value_is_refused_with_its_name_and_place() {
 #[test]
 fn what_this_version_lacks_is_refused_with_what_it_has() {
     refused(&["--durability=fsync"], &["`durability`", "--durability memory"]);
-    refused(&["--reads=lease"], &["`reads`", "--reads quorum"]);
 }
 
 #[test]

@@ -204,6 +204,7 @@ impl Collector {
         if let Some((core, status)) = own {
             view.commit = status.commit.0;
             view.applied = status.applied.0;
+            view.lease_ms = status.lease.map(|left| left.0 / 1_000_000);
             view.keys = status.keys;
             view.bytes = status.bytes;
             view.ops_per_s = report.ops_per_s.get(&shard).copied().unwrap_or_default();

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use shards::contract::{AdminCommand, LeaderView, ReplicaStatus, Role, ShardStatus};
-use shards::ids::{CoreIndex, Index, NodeId, ShardId, Term};
+use shards::ids::{CoreIndex, Index, Nanos, NodeId, ShardId, Term};
 
 use super::messages::{CONTROL_QUEUE_MAX, CoreCounters, CoreReport};
 use super::view::{ReadinessView, ReplicasView, RoleView, ShardsView, TransferDone};
@@ -83,6 +83,7 @@ fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
             operations: script.operations,
             hits: 3,
             misses: 4,
+            lease: leads.then_some(Nanos(212_000_000)),
             replicas: if leads { placement.replicas(shard).map(replica).collect() } else { vec![] },
         }
     };
@@ -231,7 +232,7 @@ fn the_json_of_a_shard_has_the_documented_shape() {
     let expected = serde_json::json!({
         "shard": 4, "slots": [10923, 13653],
         "leader": {"node": 1, "core": 0, "addr": "127.0.0.1:7401"},
-        "term": 4, "commit": 90, "applied": 90, "lease_ms": null,
+        "term": 4, "commit": 90, "applied": 90, "lease_ms": 212,
         "keys": 7, "bytes": 700, "ops_per_s": 0,
         "replicas": [
             {"node": 1, "core": 0, "role": "leader", "match": 90, "lag": 0},

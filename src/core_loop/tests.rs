@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::peer::Settings;
-use shards::contract::{CoreConfig, Durability};
+use shards::contract::{CoreConfig, Durability, ReadMode};
 use shards::ids::{Address, CoreIndex, Nanos, NodeId};
 use shards::placement::Placement;
 
@@ -132,6 +132,7 @@ impl Plan {
             shard_bytes_max: 64 << 20,
             value_bytes_max: 1 << 20,
             durability: Durability::Memory,
+            reads: ReadMode::Lease,
             tick: Nanos(20_000_000),
             election_ticks: 6,
             request_deadline: Nanos(5_000_000_000),

@@ -122,6 +122,8 @@ struct Round {
     /// Its first attempt and its latest. Each was made after all its reads had come in.
     first: u64,
     latest: u64,
+    /// The clock before the first attempt was sent.
+    asked_at: Nanos,
     ticks_left: u32,
 }
 
@@ -184,13 +186,29 @@ impl Reads {
         Some(pending.batch)
     }
 
-    /// Whether a new round should start.
-    pub fn wants_round(&self) -> bool {
-        self.round.is_none() && self.pending.iter().any(|pending| pending.stage == Stage::Gathering)
+    /// Whether reads wait for a round.
+    pub fn is_gathering(&self) -> bool {
+        self.pending.iter().any(|pending| pending.stage == Stage::Gathering)
     }
 
-    /// Starts a round for everything gathered. Returns the attempt's number.
-    pub fn start_round(&mut self) -> u64 {
+    /// Whether a round is under way.
+    pub fn has_round(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Confirms everything gathered for `index` without a round, by a lease.
+    pub fn confirm_gathered(&mut self, index: Index) {
+        for pending in &mut self.pending {
+            if pending.stage == Stage::Gathering {
+                pending.stage = Stage::Confirmed(index.max(pending.not_before));
+            }
+        }
+        self.gathered_bytes = 0;
+    }
+
+    /// Starts a round for everything gathered, when the clock says `now`. Returns the attempt's
+    /// number.
+    pub fn start_round(&mut self, now: Nanos) -> u64 {
         for pending in &mut self.pending {
             if pending.stage == Stage::Gathering {
                 pending.stage = Stage::Asked;
@@ -199,7 +217,8 @@ impl Reads {
         self.gathered_bytes = 0;
         self.attempts += 1;
         let first = self.attempts;
-        self.round = Some(Round { first, latest: first, ticks_left: RETRY_TICKS });
+        let (asked_at, ticks_left) = (now, RETRY_TICKS);
+        self.round = Some(Round { first, latest: first, asked_at, ticks_left });
         first
     }
 
@@ -218,18 +237,15 @@ impl Reads {
 
     /// Takes a confirmation by a majority that the group's commit index was `index`. Any attempt
     /// of the round will do: where messages take longer than a retry, the latest never returns.
-    pub fn confirm(&mut self, attempt: u64, index: Index) {
-        let is_current =
-            self.round.as_ref().is_some_and(|r| (r.first..=r.latest).contains(&attempt));
-        if !is_current {
-            return;
-        }
-        self.round = None;
+    /// Returns the clock before the round was sent: then, at least, this replica led.
+    pub fn confirm(&mut self, attempt: u64, index: Index) -> Option<Nanos> {
+        let round = self.round.take_if(|round| (round.first..=round.latest).contains(&attempt))?;
         for pending in &mut self.pending {
             if pending.stage == Stage::Asked {
                 pending.stage = Stage::Confirmed(index.max(pending.not_before));
             }
         }
+        Some(round.asked_at)
     }
 
     /// The next batch that may run now that `applied` is applied, and what bars it.
@@ -293,7 +309,7 @@ impl Reads {
         }
         overdue.retain(|batch| !batch.is_empty());
         self.pending.retain(|pending| !pending.batch.is_empty());
-        if !self.pending.iter().any(|pending| pending.stage == Stage::Asked) {
+        if !overdue.is_empty() && !self.pending.iter().any(|p| p.stage == Stage::Asked) {
             self.round = None;
         }
         overdue

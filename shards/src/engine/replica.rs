@@ -26,6 +26,7 @@ use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 use self::waiting::{Riders, Waiting};
 use super::frames::Formation;
+use super::lease::Lease;
 use super::reads::{ReadBatch, Reads};
 use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
@@ -144,6 +145,7 @@ pub struct Replica {
     proposed_bytes: usize,
     stamp_wanted: bool,
     reads: Reads,
+    lease: Lease,
     /// Whether what is persisted must reach a disk first. In memory it is there at once.
     awaits_disk: bool,
     unpersisted: usize,
@@ -258,6 +260,7 @@ impl Replica {
             proposed_bytes: 0,
             stamp_wanted: false,
             reads: Reads::default(),
+            lease: Lease::new(config),
             awaits_disk: config.durability == Durability::Fsync,
             unpersisted: 0,
             staged: None,
@@ -459,6 +462,7 @@ impl Replica {
         let ticks = self.election_timeout_ticks(is_draining);
         self.raw.raft.set_randomized_election_timeout(ticks);
         self.raw.tick();
+        self.lease.tick();
         if let Some(attempt) = self.reads.tick() {
             self.request_read_index(attempt);
         }
@@ -565,7 +569,7 @@ impl Replica {
                 self.follow_log(now);
                 // Rounds first: an entry that bars reads must be proposed after they came in, and
                 // their index must lie before it.
-                self.start_reads();
+                self.start_reads(now.monotonic);
                 self.propose_gathered(now);
             }
             if !self.raw.has_ready() {
@@ -633,9 +637,19 @@ impl Replica {
         }
     }
 
-    fn start_reads(&mut self) {
-        if self.reads.wants_round() && self.raw.raft.commit_to_current_term() {
-            let attempt = self.reads.start_round();
+    /// Confirms gathered reads by the lease, or else starts a round for them. A lease that reads
+    /// make use of is renewed before it ends, by a round that no read waits for.
+    fn start_reads(&mut self, now: Nanos) {
+        if !self.raw.raft.commit_to_current_term() {
+            return;
+        }
+        let term = Term(self.raw.raft.term);
+        if self.reads.is_gathering() && self.lease.holds(term, now) && self.applied.1 == term {
+            self.reads.confirm_gathered(Index(self.raw.raft.raft_log.committed));
+        }
+        let wants_round = self.reads.is_gathering() || self.lease.wants_renewal(term, now);
+        if wants_round && !self.reads.has_round() {
+            let attempt = self.reads.start_round(now);
             self.request_read_index(attempt);
         }
     }
@@ -691,7 +705,12 @@ impl Replica {
         self.apply(now, committed, courier);
         for state in read_states {
             if let Some(attempt) = self.attempt_of(&state.request_ctx) {
-                self.reads.confirm(attempt, Index(state.index));
+                let term = Term(self.raw.raft.term);
+                if let Some(asked_at) = self.reads.confirm(attempt, Index(state.index))
+                    && self.leads()
+                {
+                    self.lease.extend(term, asked_at);
+                }
             }
         }
     }

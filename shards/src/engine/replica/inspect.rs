@@ -5,7 +5,7 @@ use raft::StateRole;
 use super::Replica;
 use crate::contract::{ReplicaStatus, Role};
 use crate::engine::frames::Formation;
-use crate::ids::{Index, ReplicaId};
+use crate::ids::{Index, Nanos, ReplicaId, Term};
 use crate::store::{Store, StoreSettings};
 
 impl Replica {
@@ -55,6 +55,12 @@ impl Replica {
     /// Commands taken so far.
     pub fn operations(&self) -> u64 {
         self.operations
+    }
+
+    /// What is left of its lease at `now`; `None` where it holds none.
+    pub fn lease_left(&self, now: Nanos) -> Option<Nanos> {
+        let left = self.lease.left(Term(self.raw.raft.term), now);
+        (self.leads() && left > 0).then_some(Nanos(left))
     }
 
     /// All members as the leader sees them; empty elsewhere.

@@ -109,7 +109,7 @@ impl Replica {
                 .filter(|&rank| rank != self.rank && !avoid.contains(&self.nodes[rank]))
                 .find_map(|rank| self.caught_up_voter(self.nodes[rank]));
             if let Some(target) = target {
-                self.raw.transfer_leader(target);
+                self.hand_over(target);
             }
             return;
         }
@@ -123,10 +123,17 @@ impl Replica {
                 self.stable_ticks += 1;
                 if self.stable_ticks >= STABLE_TICKS {
                     self.stable_ticks = 0;
-                    self.raw.transfer_leader(preferred);
+                    self.hand_over(preferred);
                 }
             }
         }
+    }
+
+    /// Asks raft-rs to hand the leadership to `id`. From here on another may lead in the next term
+    /// at any moment, elected by votes that no lease holds back.
+    fn hand_over(&mut self, id: u64) {
+        self.lease.forgo(Term(self.raw.raft.term));
+        self.raw.transfer_leader(id);
     }
 
     pub(super) fn caught_up_voter(&self, node: NodeId) -> Option<u64> {
@@ -150,7 +157,7 @@ impl Replica {
         match self.caught_up_voter(node) {
             Some(id) if self.leads() => {
                 self.hold_ticks = TRANSFER_HOLD_TICKS;
-                self.raw.transfer_leader(id);
+                self.hand_over(id);
                 true
             }
             _ => false,
