@@ -31,6 +31,7 @@ use crate::contract::{
     AdminCommand, CoreConfig, DiskError, DiskOperation, Event, Input, Lane, LeaderView, Now,
     Outputs, Role, ShardStatus,
 };
+use crate::defect::{self, Defect};
 use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
 use crate::reply::{Replies, Reply, Status, Token};
 use crate::store::Outcome;
@@ -145,7 +146,8 @@ impl Courier<'_> {
         }
         let index = Index(message.get_snapshot().get_metadata().index);
         let (_, applied) = replica.indices();
-        if !self.outbox.reaches(address) || !self.transfers.has_room() || index != applied {
+        let is_current = index == applied || defect::is(Defect::ApplyTwiceAfterSnapshot);
+        if !self.outbox.reaches(address) || !self.transfers.has_room() || !is_current {
             replica.report_snapshot(to, false);
             return;
         }
@@ -178,7 +180,9 @@ struct Home {
 
 impl Home {
     fn outsider(config: &CoreConfig, shard: ShardId, random: &mut SplitMix) -> Self {
-        let id = ReplicaId::new(config.node, random.next());
+        let incarnation = random.next();
+        let incarnation = if defect::is(Defect::OldIdAfterWipe) { 1 } else { incarnation };
+        let id = ReplicaId::new(config.node, incarnation);
         let nodes = config.placement.replicas(shard).collect();
         Home {
             id,
@@ -681,7 +685,9 @@ impl Core {
                 outputs.events.push(Event::ReplicaStopped(shard, error.to_string()));
             }
         }
-        self.poisoned = Some(error);
+        if !defect::is(Defect::HeartbeatsWhilePoisoned) {
+            self.poisoned = Some(error);
+        }
     }
 
     fn take_admin(&mut self, command: AdminCommand) {
@@ -711,7 +717,11 @@ impl Core {
         let next_tick = *self.next_tick.get_or_insert(now.monotonic);
         if now.monotonic >= next_tick {
             self.tick(now, outputs);
-            self.next_tick = Some(Nanos(now.monotonic.0 + self.config.tick.0));
+            let delivered = match defect::is(Defect::TickBurst) {
+                true => next_tick,
+                false => now.monotonic,
+            };
+            self.next_tick = Some(Nanos(delivered.0 + self.config.tick.0));
         }
         self.stir(outputs);
         let mut persisting = Vec::new();

@@ -8,6 +8,10 @@
 
 pub mod command;
 pub mod contract;
+#[cfg(feature = "defects")]
+pub mod defect;
+#[cfg(not(feature = "defects"))]
+mod defect;
 pub mod engine;
 pub mod entry;
 pub mod ids;

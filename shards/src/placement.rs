@@ -19,6 +19,7 @@ pub const REPLICAS_MAX: usize = 3;
 pub struct Placement {
     nodes: Vec<NodeId>,
     shards: u16,
+    replicas_max: usize,
 }
 
 /// Why a layout is impossible.
@@ -40,7 +41,17 @@ pub enum PlacementError {
 
 impl Placement {
     /// Lays out `shards` shards over `nodes`; the order of `nodes` does not matter.
-    pub fn new(mut nodes: Vec<NodeId>, shards: u16) -> Result<Self, PlacementError> {
+    pub fn new(nodes: Vec<NodeId>, shards: u16) -> Result<Self, PlacementError> {
+        Self::with_replicas(nodes, shards, REPLICAS_MAX)
+    }
+
+    /// The same with groups of another size, at least one. Larger groups than a cluster has are
+    /// for the simulator: some schedules that the engine must survive need five replicas.
+    pub fn with_replicas(
+        mut nodes: Vec<NodeId>,
+        shards: u16,
+        replicas_max: usize,
+    ) -> Result<Self, PlacementError> {
         nodes.sort_unstable();
         if nodes.is_empty() {
             return Err(PlacementError::NoMembers);
@@ -54,7 +65,7 @@ impl Placement {
         if shards == 0 || shards > SLOTS {
             return Err(PlacementError::Shards(shards));
         }
-        Ok(Placement { nodes, shards })
+        Ok(Placement { nodes, shards, replicas_max: replicas_max.max(1) })
     }
 
     /// All members, in ascending order.
@@ -69,7 +80,7 @@ impl Placement {
 
     /// Number of replicas of each shard.
     pub fn replication(&self) -> usize {
-        self.nodes.len().min(REPLICAS_MAX)
+        self.nodes.len().min(self.replicas_max)
     }
 
     /// The nodes that hold `shard`, the preferred leader first.

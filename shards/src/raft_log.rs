@@ -18,6 +18,7 @@ use std::rc::Rc;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::defect::{self, Defect};
 use crate::entry::EntryReader;
 use crate::ids::{Index, Millis, Term};
 
@@ -250,8 +251,10 @@ impl Storage for RaftLog {
         }
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
-        metadata.index = state.applied.0;
-        metadata.term = state.applied.1;
+        (metadata.index, metadata.term) = match defect::is(Defect::ApplyTwiceAfterSnapshot) {
+            true => state.base,
+            false => state.applied,
+        };
         metadata.set_conf_state(state.conf_state.clone());
         Ok(snapshot)
     }

@@ -24,6 +24,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::frames::{Formation, Message};
+use crate::defect::{self, Defect};
 use crate::ids::{Millis, NodeId, ReplicaId, ShardId, Version};
 
 /// Ticks between two rounds of questions.
@@ -90,6 +91,13 @@ impl Outsider {
         }
         if self.nodes[0] == self.me.node() && self.others().all(|n| self.empty.contains_key(&n)) {
             self.propose(wall, send);
+            if defect::is(Defect::FormedOnStaleEmpty)
+                && let Some((formation, _)) = self.proposal.take()
+            {
+                self.others()
+                    .for_each(|node| send(node, Message::Form(self.shard, formation.clone())));
+                return Verdict::Form(formation);
+            }
         }
         Verdict::Wait
     }
@@ -140,11 +148,9 @@ impl Outsider {
                 self.take_promise(id, &formation, send)
             }
             Message::Form(_, formation) => {
-                if self.promised.as_ref() == Some(&formation) {
-                    Verdict::Form(formation)
-                } else {
-                    Verdict::Wait
-                }
+                let is_promised = self.promised.as_ref() == Some(&formation)
+                    || defect::is(Defect::FormedOnStaleEmpty) && self.is_possible(&formation);
+                if is_promised { Verdict::Form(formation) } else { Verdict::Wait }
             }
             Message::Formed(_, formation) => self.take_formed(from, formation),
             _ => Verdict::Wait,

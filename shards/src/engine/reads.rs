@@ -23,6 +23,7 @@
 use std::collections::VecDeque;
 
 use super::{Origin, Parcel};
+use crate::defect::{self, Defect};
 use crate::ids::{Index, Nanos, Term};
 
 /// Ticks after which an unconfirmed round is tried again.
@@ -215,7 +216,7 @@ impl Reads {
             }
         }
         self.gathered_bytes = 0;
-        self.attempts += 1;
+        self.attempts += u64::from(!defect::is(Defect::ReusedReadContext));
         let first = self.attempts;
         let (asked_at, ticks_left) = (now, RETRY_TICKS);
         self.round = Some(Round { first, latest: first, asked_at, ticks_left });
@@ -229,7 +230,7 @@ impl Reads {
         if round.ticks_left > 0 {
             return None;
         }
-        self.attempts += 1;
+        self.attempts += u64::from(!defect::is(Defect::ReusedReadContext));
         round.latest = self.attempts;
         round.ticks_left = RETRY_TICKS;
         Some(self.attempts)

@@ -18,6 +18,7 @@ mod apply;
 mod inspect;
 mod office;
 mod waiting;
+mod wrong;
 
 use std::collections::VecDeque;
 
@@ -30,6 +31,7 @@ use super::lease::Lease;
 use super::reads::{ReadBatch, Reads};
 use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
+use crate::defect::{self, Defect};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::raft_log::{FORMATION, RaftLog};
@@ -215,7 +217,10 @@ impl Replica {
             pre_vote: true,
             min_election_tick: election_ticks,
             max_election_tick: election_ticks + 2 * replication + 2,
-            read_only_option: ReadOnlyOption::Safe,
+            read_only_option: match defect::is(Defect::LeaseOfRaftRs) {
+                true => ReadOnlyOption::LeaseBased,
+                false => ReadOnlyOption::Safe,
+            },
             // Followers learn the commit index with the next append or heartbeat: a message less
             // per entry and follower.
             skip_bcast_commit: true,
@@ -463,6 +468,9 @@ impl Replica {
         self.raw.raft.set_randomized_election_timeout(ticks);
         self.raw.tick();
         self.lease.tick();
+        if defect::is(Defect::EvictionOnFollowersOwn) && !self.leads() {
+            self.store.evict_to(self.store.bytes_max() / 10 * 9);
+        }
         if let Some(attempt) = self.reads.tick() {
             self.request_read_index(attempt);
         }
@@ -571,6 +579,9 @@ impl Replica {
                 // their index must lie before it.
                 self.start_reads(now.monotonic);
                 self.propose_gathered(now);
+                if defect::is(Defect::ReplyBeforeCommit) {
+                    self.answer_proposed(courier);
+                }
             }
             if !self.raw.has_ready() {
                 self.run_reads(now, courier);
@@ -683,6 +694,11 @@ impl Replica {
         }
         let entries = ready.take_entries();
         must_persist |= !entries.is_empty();
+        if defect::is(Defect::NotDoneForTruncated)
+            && let Some(first) = entries.first()
+        {
+            self.disown_truncated((Index(first.index), Term(first.term)), courier);
+        }
         self.log.append(entries);
         if let Some(hard_state) = ready.hs() {
             must_persist |= ready.must_sync();

@@ -34,6 +34,7 @@ pub use snapshot::RestoreError;
 pub use warm::WARM_COMMANDS_MAX;
 
 use crate::command::{Command, Operation};
+use crate::defect::{self, Defect};
 use crate::ids::{Millis, Version};
 use crate::reply::{Replies, Reply, Status, Token};
 use accounting::entry_bytes;
@@ -227,7 +228,10 @@ impl Store {
             return ReadOutcome::Done(Outcome::bare(Status::NotFound));
         };
         if self.slab[slot].is_due(running.0) {
-            return ReadOutcome::Due;
+            return match defect::is(Defect::ExpiryByRunningClock) {
+                true => ReadOutcome::Done(Outcome::bare(Status::NotFound)),
+                false => ReadOutcome::Due,
+            };
         }
         self.statistics.hits += 1;
         let entry = &self.slab[slot];
@@ -387,11 +391,16 @@ impl Store {
         due.is_some()
     }
 
-    /// Makes room until the limit holds: due entries first, then those unused for longest.
+    /// Makes room until the limit holds.
     ///
     /// The entry written last is the newest and fits into the limit alone, so it stays.
     fn evict(&mut self) {
-        while self.bytes > self.bytes_max {
+        self.evict_to(self.bytes_max);
+    }
+
+    /// Makes room until so many bytes are left: due entries first, then those unused for longest.
+    pub(crate) fn evict_to(&mut self, bytes_max: u64) {
+        while self.bytes > bytes_max {
             if !self.expire_first() {
                 self.remove(self.recency.oldest());
                 self.statistics.evicted += 1;

@@ -10,6 +10,7 @@ use raft::eraftpb::{ConfChange, Entry, EntryType};
 use super::{Proposed, Replica};
 use crate::command::Command;
 use crate::contract::{Event, Now};
+use crate::defect::{self, Defect};
 use crate::engine::reads::ReadBatch;
 use crate::engine::{Courier, Parcel};
 use crate::entry::{Commands, EntryReader};
@@ -137,7 +138,11 @@ impl Replica {
         } else {
             self.clock.follow(reader.stamp(), now);
         }
-        self.store.begin_entry(reader.stamp());
+        let expires_by = match defect::is(Defect::ExpiryByLocalClock) {
+            true => now.wall,
+            false => reader.stamp(),
+        };
+        self.store.begin_entry(expires_by);
         let mut ahead = reader.commands();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {
@@ -164,7 +169,9 @@ impl Replica {
                 rider = riders.next();
             }
             let version = Version::new(epoch, Index(entry.index), ordinal);
-            match own.waiting.at(ordinal) {
+            let is_swapped = defect::is(Defect::SwappedReplies) && ordinal ^ 1 < reader.len();
+            let whose = if is_swapped { ordinal ^ 1 } else { ordinal };
+            match own.waiting.at(whose) {
                 Some((origin, _)) => {
                     let outcome = self.store.apply(version, &command, Answer::Wanted);
                     courier.deliver(self.shard, view, origin, &outcome);

@@ -10,6 +10,7 @@ use raft::eraftpb::{ConfChange, ConfChangeType};
 
 use super::{Courier, Replica};
 use crate::contract::Event;
+use crate::defect::{self, Defect};
 use crate::ids::{NodeId, ReplicaId, Term};
 
 /// A learner that lacks at most so many entries is promoted; a preferred leader, handed over to.
@@ -132,7 +133,9 @@ impl Replica {
     /// Asks raft-rs to hand the leadership to `id`. From here on another may lead in the next term
     /// at any moment, elected by votes that no lease holds back.
     fn hand_over(&mut self, id: u64) {
-        self.lease.forgo(Term(self.raw.raft.term));
+        if !defect::is(Defect::LeaseAfterTimeoutNow) {
+            self.lease.forgo(Term(self.raw.raft.term));
+        }
         self.raw.transfer_leader(id);
     }
 

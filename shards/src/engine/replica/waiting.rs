@@ -41,6 +41,11 @@ impl Waiting {
         origin.map(|origin| (origin, deadline))
     }
 
+    /// Takes out who waits for the command at `ordinal`.
+    pub(super) fn take_at(&mut self, ordinal: usize) -> Option<Origin> {
+        self.origins.get_mut(ordinal)?.0.take()
+    }
+
     /// All who wait.
     pub(super) fn iter(&self) -> impl Iterator<Item = Origin> + '_ {
         self.origins.iter().filter_map(|(origin, _)| *origin)
