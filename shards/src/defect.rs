@@ -39,6 +39,12 @@ pub enum Defect {
     ExpiryByRunningClock,
     /// A shard is formed by answers that may not hold any more.
     FormedOnStaleEmpty,
+    /// The commit of a write confirms reads that came in after it was proposed.
+    ReadConfirmedByEarlierWrite,
+    /// A newcomer waits for ever to be taken into a shard that nobody knows of any more.
+    ForsakenForEver,
+    /// A new leader's clock does not go on from the stamps in its log that are not applied yet.
+    NewLeaderByOwnClock,
     /// A leader whose log cannot be written goes on sending heartbeats.
     HeartbeatsWhilePoisoned,
 }

@@ -873,7 +873,9 @@ impl Core {
                         }
                     }
                 }
-                let is_forsaken = replica.is_untouched() && home.unheard_ticks >= FORSAKEN_TICKS;
+                let is_forsaken = replica.is_untouched()
+                    && home.unheard_ticks >= FORSAKEN_TICKS
+                    && !defect::is(Defect::ForsakenForEver);
                 home.unheard_ticks = home.unheard_ticks.saturating_add(1);
                 if is_forsaken {
                     // Whoever had the shard has lost its memory too, perhaps. This replica starts

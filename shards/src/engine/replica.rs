@@ -355,6 +355,12 @@ impl Replica {
                 gathered.riders.push(gathered.builder.len(), parcel);
                 return Ok(());
             }
+            if defect::is(Defect::ReadConfirmedByEarlierWrite)
+                && let Some(last) = self.proposed.back_mut()
+            {
+                last.riders.push(usize::MAX, parcel);
+                return Ok(());
+            }
             // What was proposed in an earlier term is in this leader's log, which it applies
             // before it reads, or lost for good.
             let term = Term(self.raw.raft.term);
@@ -602,7 +608,9 @@ impl Replica {
         if self.led_term == Some(Term(self.raw.raft.term)) {
             return;
         }
-        if let Some(stamp) = self.log.last_stamp() {
+        if let Some(stamp) = self.log.last_stamp()
+            && !defect::is(Defect::NewLeaderByOwnClock)
+        {
             self.clock.follow(stamp, now);
         }
     }

@@ -7,6 +7,8 @@
 //! - `CORACLE_SIM_SEED`: the seed that `replay` plays, telling what happens.
 
 mod checkers;
+#[cfg(feature = "defects")]
+mod defects;
 mod faults;
 mod network;
 mod options;
@@ -34,17 +36,17 @@ fn number_from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default().to_owned()
+}
+
 /// Plays a seed; a panic of the engine counts as a violation.
 fn play(seed: u64, is_verbose: bool) -> Result<Report, String> {
     let options = Options::draw(seed);
     let played = catch_unwind(AssertUnwindSafe(|| run(options, is_verbose)));
-    let result = played.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(format!("panic: {}", text.unwrap_or_default()))
-    });
+    let result = played.unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))));
     result.map_err(|violation| {
         format!(
             "seed {seed}: {violation}\n{:#?}\nreplay: CORACLE_SIM_SEED={seed} \

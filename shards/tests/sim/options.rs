@@ -4,6 +4,8 @@
 //! the bugs of their combinations, and faults that always occur together hide those that need
 //! quiet.
 
+use shards::contract::ReadMode;
+
 use crate::random::Random;
 
 /// Nanoseconds in a microsecond.
@@ -74,6 +76,10 @@ pub struct Options {
     pub seed: u64,
     /// Cores of each node.
     pub cores: Vec<u16>,
+    /// Replicas of each shard where there are that many nodes.
+    pub replicas: usize,
+    /// How reads are made linearizable.
+    pub reads: ReadMode,
     /// Shards of the cluster.
     pub shards: u16,
     /// Accounted bytes of a shard.
@@ -130,9 +136,12 @@ impl Options {
         let think_time = think_time
             .max((2 * single_clients + 3 * pipelining_clients) * faults_last / requests / 2);
         let keys_per_shard = random.between(2, 6) * if keys == Keys::Evicted { 3 } else { 1 };
+        let mut more = Random::stream(seed, "more options");
         Options {
             seed,
             cores,
+            replicas: *more.pick(&[3, 3, 5]),
+            reads: *more.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::Quorum]),
             shards: *random.pick(&[1, 1, 2, 3, 4, 6, 8]),
             shard_bytes_max: if keys == Keys::Evicted { 2_500 } else { 4 << 20 },
             request_deadline: *random.pick(&[500, 1_000, 2_000]) * MILLI,

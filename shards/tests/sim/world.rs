@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shards::command::RequestBatch;
 use shards::contract::{
-    AdminCommand, CoreConfig, DiskOperation, Durability, Input, Lane, Now, Outputs, ReadMode,
+    AdminCommand, CoreConfig, DiskOperation, Durability, Input, Lane, Now, Outputs,
 };
 use shards::engine::Core;
 use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId};
@@ -143,7 +143,8 @@ impl World {
     /// A cluster whose nodes start at time zero. With `is_verbose` it tells what happens.
     pub fn new(options: Options, is_verbose: bool) -> Self {
         let nodes = (1..=options.nodes()).map(NodeId).collect();
-        let placement = Placement::new(nodes, options.shards).expect("a possible layout");
+        let placement = Placement::with_replicas(nodes, options.shards, options.replicas)
+            .expect("a possible layout");
         let mut clocks = Random::stream(options.seed, "clocks");
         let processes = (0..usize::from(options.nodes()))
             .map(|position| Process {
@@ -545,11 +546,7 @@ impl World {
                     0 => Durability::Memory,
                     _ => Durability::Fsync,
                 },
-                // Not drawn, so that earlier seeds go on to mean what they meant.
-                reads: match self.options.seed % 4 {
-                    0 => ReadMode::Quorum,
-                    _ => ReadMode::Lease,
-                },
+                reads: self.options.reads,
                 tick: Nanos(TICK_NS),
                 election_ticks: 6,
                 request_deadline: Nanos(self.options.request_deadline),
