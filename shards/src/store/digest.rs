@@ -10,17 +10,44 @@
 //!
 //! It guards against divergence and damage, not against somebody who seeks collisions.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use std::fmt;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 /// The seed of everything: persistent, because digests are compared between nodes.
 const SEED: u64 = 0x436f_7261_636c_6531;
 /// An odd multiplier with well spread bits.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The hash of an entry's bytes, or of a snapshot's.
+/// The hash of an entry's bytes.
 #[inline]
 pub(super) fn hash_bytes(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, SEED)
+}
+
+/// [`hash_bytes`] of bytes that come in pieces: the checksum of a snapshot.
+pub(super) struct StreamHash(Xxh3);
+
+impl StreamHash {
+    /// Of no bytes so far.
+    pub fn new() -> Self {
+        StreamHash(Xxh3::with_seed(SEED))
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all bytes so far.
+    pub fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl fmt::Debug for StreamHash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "StreamHash({:016x})", self.finish())
+    }
 }
 
 /// Mixes `words` into `state`, in order.
@@ -69,6 +96,10 @@ mod tests {
     fn the_hashes_never_change() {
         assert_eq!(hash_bytes(b"coracle"), 0xcb8a_0742_13f8_43e9);
         assert_eq!(absorb(1, [2, 3]), 0xe295_b5cc_cca3_c295);
+        let mut stream = StreamHash::new();
+        stream.update(b"cora");
+        stream.update(b"cle");
+        assert_eq!(stream.finish(), hash_bytes(b"coracle"));
     }
 
     #[test]

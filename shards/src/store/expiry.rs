@@ -6,7 +6,7 @@
 //! order in which entries come out is total, and it is the same on every replica.
 
 use super::pages::Pages;
-use super::slab::{NO_DEADLINE, NONE, Slab};
+use super::slab::{NO_DEADLINE, NONE, Slab, Slot};
 
 /// Children of one element.
 const ARITY: usize = 4;
@@ -80,6 +80,23 @@ impl ExpiryIndex {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.heap = Pages::default();
+    }
+
+    /// Adds an entry of a slab that is being restored, if it has a deadline. The order comes with
+    /// [`ExpiryIndex::sort`].
+    #[inline]
+    pub fn push_unsorted(&mut self, entry: &Slot, slot: u32) {
+        if entry.deadline != NO_DEADLINE {
+            self.heap.push(Due { deadline: entry.deadline, version: entry.version.0, slot });
+        }
+    }
+
+    /// Makes a heap of what was pushed without order, in a time proportional to it: every element
+    /// sinks to its place, the last ones first (R. W. Floyd, "Algorithm 245: Treesort 3", 1964).
+    pub fn sort(&mut self, slab: &mut Slab) {
+        for position in (0..self.heap.len()).rev() {
+            self.sink(slab, position, self.heap[position]);
+        }
     }
 
     /// Puts `due` at `position`, whose element is gone, or where the order wants it from there.

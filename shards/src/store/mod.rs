@@ -30,7 +30,7 @@ mod warm;
 
 pub use accounting::ENTRY_OVERHEAD_BYTES;
 pub use clock::ShardClock;
-pub use snapshot::RestoreError;
+pub use snapshot::{RestoreError, Restorer, SnapshotProgress};
 pub use warm::WARM_COMMANDS_MAX;
 
 use crate::command::{Command, Operation};
@@ -42,6 +42,7 @@ use digest::Sum;
 use expiry::ExpiryIndex;
 use recency::RecencyList;
 use slab::{NO_DEADLINE, Slab, Slot};
+use snapshot::Cursor;
 use std::fmt;
 use table::{KeyHash, Table};
 
@@ -160,6 +161,8 @@ pub struct Store {
     parting: Box<[u8]>,
     /// Flushed entries whose memory is not yet free.
     retired: Vec<Vec<Slot>>,
+    /// The snapshot under way.
+    cursor: Option<Box<Cursor>>,
     statistics: Statistics,
 }
 
@@ -190,6 +193,7 @@ impl Store {
             stamp: Millis(0),
             parting: Box::default(),
             retired: Vec::new(),
+            cursor: None,
             statistics: Statistics::default(),
         }
     }
@@ -349,6 +353,7 @@ impl Store {
 
     /// Adds an entry under a key that is not there.
     fn insert(&mut self, hash: KeyHash, key: &[u8], value: &[u8], set: impl FnOnce(&mut Slot)) {
+        self.spare_next_free();
         let slot = self.slab.occupy(key, value);
         set(&mut self.slab[slot]);
         self.table.insert(hash, slot);
@@ -360,6 +365,7 @@ impl Store {
 
     /// Changes an entry, and makes it the one used last.
     fn change(&mut self, slot: u32, change: impl FnOnce(&mut Slot)) {
+        self.spare(slot);
         let entry = &mut self.slab[slot];
         self.terms.subtract(entry.term(slot));
         self.bytes -= entry_bytes(entry.key_and_value_len());
@@ -372,6 +378,7 @@ impl Store {
 
     /// Removes an entry, and hands out its allocation.
     fn remove(&mut self, slot: u32) -> Box<[u8]> {
+        self.spare(slot);
         let entry = &self.slab[slot];
         self.terms.subtract(entry.term(slot));
         self.bytes -= entry_bytes(entry.key_and_value_len());
@@ -410,7 +417,12 @@ impl Store {
 
     /// Removes all entries. Slots are given out from the first again.
     fn flush(&mut self) {
-        self.retired.append(&mut self.slab.take());
+        let slab = std::mem::replace(&mut self.slab, Slab::new());
+        let unneeded = match &mut self.cursor {
+            Some(cursor) => cursor.keep(slab),
+            None => Some(slab),
+        };
+        self.retired.extend(unneeded.map(Slab::into_pages).unwrap_or_default());
         self.table.clear();
         self.expiry.clear();
         self.recency = RecencyList::new(self.recency.next_number());

@@ -66,10 +66,9 @@ impl<T> Pages<T> {
         self.pages.iter().flatten()
     }
 
-    /// Gives all pages away and leaves nothing behind.
-    pub fn take(&mut self) -> Vec<Vec<T>> {
-        self.len = 0;
-        std::mem::take(&mut self.pages)
+    /// Gives all pages away.
+    pub fn into_pages(self) -> Vec<Vec<T>> {
+        self.pages
     }
 }
 
@@ -112,7 +111,6 @@ mod tests {
         }
         pages[3] = 77;
         assert_eq!(pages[3], 77);
-        assert_eq!(pages.take().iter().map(Vec::len).sum::<usize>(), vector.len());
-        assert_eq!((pages.len(), pages.pop()), (0, None));
+        assert_eq!(pages.into_pages().iter().map(Vec::len).sum::<usize>(), vector.len());
     }
 }

@@ -62,7 +62,7 @@ impl RecencyList {
     }
 
     /// Adds an entry that has its number already, one above all in the list.
-    pub fn link(&mut self, slab: &mut Slab, slot: u32) {
+    fn link(&mut self, slab: &mut Slab, slot: u32) {
         slab[slot].older = self.newest;
         slab[slot].newer = NONE;
         match self.newest {
@@ -70,6 +70,22 @@ impl RecencyList {
             newest => slab[newest].newer = slot,
         }
         self.newest = slot;
+    }
+
+    /// Rebuilds the list of the entries of `slab`, all of which `order` names with their numbers,
+    /// and goes on counting from `next`. Nothing comes of it if the numbers are not unique or
+    /// reach `next`.
+    pub fn restore(slab: &mut Slab, mut order: Vec<(u64, u32)>, next: u64) -> Option<Self> {
+        order.sort_unstable();
+        let is_strict = order.is_sorted_by(|older, newer| older.0 < newer.0);
+        if !is_strict || order.last().is_some_and(|(newest, _)| *newest >= next) {
+            return None;
+        }
+        let mut list = RecencyList::new(next);
+        for (_, slot) in order {
+            list.link(slab, slot);
+        }
+        Some(list)
     }
 
     /// The slots of the list, newest first.

@@ -13,6 +13,8 @@ use std::ops::{Index, IndexMut};
 
 /// Where a slot number is expected: no slot.
 pub(super) const NONE: u32 = u32::MAX;
+/// In a vacant slot's link to the newer neighbour: the slot is a gap that is yet to be filled.
+const GAP: u32 = NONE - 1;
 /// The deadline of an entry without one.
 pub(super) const NO_DEADLINE: u64 = u64::MAX;
 /// Bytes in front of the key: its length.
@@ -45,7 +47,8 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 64);
 
 impl Slot {
-    fn vacant(next: u32) -> Self {
+    /// A slot without an entry, and the free slot that is used after it.
+    pub fn vacant(next: u32) -> Self {
         Slot {
             data: Box::default(),
             content: 0,
@@ -59,6 +62,18 @@ impl Slot {
         }
     }
 
+    /// A slot with an entry's bytes: key length, key, value. Version, deadline, recency and flags
+    /// are the caller's to set.
+    #[inline]
+    pub fn restored(data: &[u8]) -> Self {
+        Slot { data: data.into(), content: digest::hash_bytes(data), ..Slot::vacant(NONE) }
+    }
+
+    /// A place for a slot that comes later, while a slab is restored.
+    pub fn gap() -> Self {
+        Slot { newer: GAP, ..Slot::vacant(NONE) }
+    }
+
     /// Whether the slot holds no entry.
     pub fn is_vacant(&self) -> bool {
         self.data.is_empty()
@@ -68,6 +83,12 @@ impl Slot {
     #[inline]
     pub fn first_byte(&self) -> u8 {
         self.data.first().copied().unwrap_or(0)
+    }
+
+    /// Key length, key and value, as they stand in memory.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// The key.
@@ -216,6 +237,12 @@ impl Slab {
         old.data
     }
 
+    /// The slot that is reused next, or [`NONE`].
+    #[inline]
+    pub fn first_free(&self) -> u32 {
+        self.free
+    }
+
     /// The free slots, the one that is reused next first.
     pub fn free_slots(&self) -> impl Iterator<Item = u32> {
         self.chain(self.free, |slot| slot.older)
@@ -238,28 +265,43 @@ impl Slab {
         numbered.filter(|(_, entry)| !entry.is_vacant())
     }
 
-    /// Forgets all slots and hands them out, for the caller to drop at leisure.
-    pub fn take(&mut self) -> Vec<Vec<Slot>> {
-        self.free = NONE;
-        self.free_sum = Sum::default();
-        self.slots.take()
+    /// Hands out all slots, for the caller to drop at leisure.
+    pub fn into_pages(self) -> Vec<Vec<Slot>> {
+        self.slots.into_pages()
     }
 
-    /// Restores a slab: adds free slots, not yet in the list of free ones, up to `len`, and then
-    /// an entry.
-    pub fn push_restored(&mut self, len: usize, entry: Option<(&[u8], &[u8])>) {
-        while self.slots.len() < len {
-            self.slots.push(Slot::vacant(NONE));
-        }
-        if let Some((key, value)) = entry {
-            self.slots.push(Slot::vacant(NONE));
-            self.fill(len as u32, allocate(key, value));
-        }
+    /// Restores a slab: adds a slot behind the last.
+    #[inline]
+    pub fn push_restored(&mut self, slot: Slot) {
+        self.slots.push(slot);
     }
 
-    /// Restores the list of free slots: puts `slot`, which is free, in front of it.
-    pub fn push_restored_free(&mut self, slot: u32) {
-        self.vacate(slot);
+    /// Restores a slab: puts a slot where a gap is; says whether there was one.
+    pub fn fill_gap(&mut self, slot: u32, content: Slot) -> bool {
+        let place = &mut self[slot];
+        let is_gap = place.is_vacant() && place.newer == GAP;
+        if is_gap {
+            *place = content;
+        }
+        is_gap
+    }
+
+    /// Restores the list of free slots, whose links lead within the slab: all `count` of them must
+    /// follow from `first`, or the answer is no.
+    pub fn restore_free_list(&mut self, first: u32, count: usize) -> bool {
+        let mut next = first;
+        for _ in 0..count {
+            let is_there = next != NONE && (next as usize) < self.len();
+            if !is_there || !self[next].is_vacant() {
+                return false;
+            }
+            let slot = next;
+            next = self[slot].older;
+            self.free_sum.add(digest::free_slot_term(slot, next));
+        }
+        self.free = first;
+        // A list that comes to its end passes no slot twice.
+        next == NONE
     }
 
     fn fill(&mut self, slot: u32, data: Box<[u8]>) {

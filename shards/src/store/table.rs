@@ -11,6 +11,7 @@
 use super::slab::Slab;
 use ahash::RandomState;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// Parts of the table, as a power of two.
 const PART_BITS: u32 = 6;
@@ -41,6 +42,50 @@ impl KeyHash {
 struct Place {
     slot: u32,
     hash: KeyHash,
+}
+
+/// Collects keys for a table that is built at once: part by part, so that the part that is filled
+/// stays in the caches.
+pub(super) struct TableBuilder {
+    table: Table,
+    /// What goes into each part.
+    places: Vec<Vec<Place>>,
+}
+
+impl TableBuilder {
+    /// Without keys, but with room for about `keys` of them.
+    pub fn new(hash_seed: u64, keys: usize) -> Self {
+        let table = Table::new(hash_seed);
+        let keys_per_part = keys >> PART_BITS;
+        let places = table.parts.iter().map(|_| Vec::with_capacity(keys_per_part)).collect();
+        TableBuilder { table, places }
+    }
+
+    /// Adds a key that will stand in `slot`.
+    #[inline]
+    pub fn push(&mut self, key: &[u8], slot: u32) {
+        let hash = self.table.hash(key);
+        self.places[hash.part()].push(Place { slot, hash });
+    }
+
+    /// The table, or nothing if a key occurs twice.
+    pub fn build(self, slab: &Slab) -> Option<Table> {
+        let mut table = self.table;
+        for (part, places) in table.parts.iter_mut().zip(self.places) {
+            *part = HashTable::with_capacity(places.len());
+            table.len += places.len();
+            for place in places {
+                let is_same = |other: &Place| {
+                    other.hash == place.hash && slab[other.slot].key() == slab[place.slot].key()
+                };
+                match part.entry(place.hash.spread(), is_same, |place| place.hash.spread()) {
+                    Entry::Vacant(vacant) => vacant.insert(place),
+                    Entry::Occupied(_) => return None,
+                };
+            }
+        }
+        Some(table)
+    }
 }
 
 /// Finds slots by key.

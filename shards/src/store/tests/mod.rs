@@ -1,12 +1,13 @@
 //! The store's tests: `semantics` is a table of what each command does, `limits` looks at edges,
 //! `random` compares the store with the naive one in `model` over random commands, and `replicas`
-//! compares stores that applied the same log.
+//! compares stores that applied the same log; `snapshots` takes and restores them in pieces.
 
 mod limits;
 mod model;
 mod random;
 mod replicas;
 mod semantics;
+mod snapshots;
 
 use super::{Answer, ReadOutcome, Store, StoreSettings};
 use crate::command::{Command, Operation};

@@ -7,10 +7,9 @@ use super::{Bench, Random, settings};
 use crate::command::{Expiry, Operation, SetCondition};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Index, Millis, Version};
-use crate::store::digest::hash_bytes;
-use crate::store::{Answer, ENTRY_OVERHEAD_BYTES, RestoreError, Store, StoreSettings};
+use crate::store::{Answer, ENTRY_OVERHEAD_BYTES, Store, StoreSettings};
 
-fn apply_entry(store: &mut Store, index: Index, bytes: &[u8], answer: Answer) {
+pub(super) fn apply_entry(store: &mut Store, index: Index, bytes: &[u8], answer: Answer) {
     let entry = EntryReader::new(bytes).expect("an entry of our own");
     store.begin_entry(entry.stamp());
     for (ordinal, command) in entry.commands().enumerate() {
@@ -24,9 +23,9 @@ fn snapshot_of(store: &Store) -> Vec<u8> {
     bytes
 }
 
-/// A log of random entries.
-fn random_log(seed: u64, entries: u64, bytes_max: u64) -> Vec<Vec<u8>> {
-    let mut generator = Generator::new(seed, 40);
+/// A log of random entries over so many keys.
+pub(super) fn random_log(seed: u64, entries: u64, keys: u64, bytes_max: u64) -> Vec<Vec<u8>> {
+    let mut generator = Generator::new(seed, keys);
     let mut model = Model::new(bytes_max, settings(bytes_max).value_bytes_max);
     let mut builder = EntryBuilder::new();
     let mut encoded = Vec::new();
@@ -57,7 +56,7 @@ fn replicas_agree_at_every_index_also_when_restored_from_a_snapshot() {
         let mut follower = Store::new(other_seed);
         let mut restored = Store::new(settings(bytes_max));
         let mut restores = 0;
-        for (index, bytes) in random_log(seed, 1_500, bytes_max).iter().enumerate() {
+        for (index, bytes) in random_log(seed, 1_500, 40, bytes_max).iter().enumerate() {
             let context = format!("index {index}, seed {seed}");
             let index = Index(index as u64);
             apply_entry(&mut leader, index, bytes, Answer::Wanted);
@@ -86,7 +85,7 @@ fn replicas_agree_at_every_index_also_when_restored_from_a_snapshot() {
 fn the_log_of_a_seed_always_leads_to_the_same_digest() {
     let bytes_max = 20 * (ENTRY_OVERHEAD_BYTES + 30);
     let mut store = Store::new(settings(bytes_max));
-    for (index, bytes) in random_log(42, 500, bytes_max).iter().enumerate() {
+    for (index, bytes) in random_log(42, 500, 40, bytes_max).iter().enumerate() {
         apply_entry(&mut store, Index(index as u64), bytes, Answer::Unwanted);
     }
     assert_eq!(store.digest(), DIGEST_OF_SEED_42, "replicas of two versions would differ");
@@ -101,7 +100,7 @@ fn set(value: &[u8], flags: u32, expiry: Expiry) -> Operation<'_> {
 }
 
 /// A store with entries, deadlines and free slots.
-fn mixed() -> Bench {
+pub(super) fn mixed() -> Bench {
     let mut bench = Bench::new(1 << 20);
     bench.at(100);
     for key in ["a", "bb", "ccc", "dddd", "e", "f"] {
@@ -150,85 +149,4 @@ fn any_difference_of_state_shows_in_the_digest() {
     digests.sort_unstable();
     digests.dedup();
     assert_eq!(digests.len(), variants);
-}
-
-#[test]
-fn a_snapshot_with_a_damaged_byte_is_refused() {
-    let bytes = mixed().snapshot();
-    assert!(Store::restore(&bytes, settings(1)).is_ok());
-    for position in 0..bytes.len() {
-        for bit in 0..8 {
-            let mut damaged = bytes.clone();
-            damaged[position] ^= 1 << bit;
-            assert!(Store::restore(&damaged, settings(1)).is_err(), "byte {position} bit {bit}");
-        }
-    }
-    for length in 0..bytes.len() {
-        assert!(Store::restore(&bytes[..length], settings(1)).is_err(), "length {length}");
-    }
-    let longer = [&bytes[..], b"\0"].concat();
-    assert_eq!(Store::restore(&longer, settings(1)).err(), Some(RestoreError::Checksum));
-}
-
-#[test]
-fn a_snapshot_whose_checksum_was_made_to_match_is_refused_too() {
-    let bytes = mixed().snapshot();
-    let body = bytes.len() - 8;
-    for position in 0..body {
-        for bit in 0..8 {
-            let mut damaged = bytes.clone();
-            damaged[position] ^= 1 << bit;
-            let checksum = hash_bytes(&damaged[..body]);
-            damaged[body..].copy_from_slice(&checksum.to_le_bytes());
-            let refused = Store::restore(&damaged, settings(1)).err();
-            assert!(refused.is_some(), "byte {position} bit {bit}");
-            assert_ne!(refused, Some(RestoreError::Checksum));
-        }
-    }
-    for length in 12..body {
-        let mut cut = bytes[..length].to_vec();
-        cut.extend_from_slice(&hash_bytes(&cut).to_le_bytes());
-        assert!(Store::restore(&cut, settings(1)).is_err(), "length {length}");
-    }
-}
-
-#[test]
-fn a_snapshot_with_two_entries_in_one_slot_is_refused() {
-    let mut bench = Bench::new(1 << 20);
-    for key in ["a", "b"] {
-        bench.apply(key, set(b"value", 1, Expiry::Never));
-    }
-    let mut bytes = bench.snapshot();
-    let body = bytes.len() - 8;
-    let second = body - (38 + 6);
-    assert_eq!(bytes[second..second + 4], [1, 0, 0, 0], "the slot of the second entry");
-    bytes[second] = 0;
-    let checksum = hash_bytes(&bytes[..body]);
-    bytes[body..].copy_from_slice(&checksum.to_le_bytes());
-    let refused = Store::restore(&bytes, settings(1)).err();
-    assert!(matches!(refused, Some(RestoreError::Inconsistent(why)) if why.contains("slots")));
-}
-
-#[test]
-fn a_snapshot_names_its_format() {
-    let mut bytes = mixed().snapshot();
-    bytes[8] = 9;
-    assert_eq!(Store::restore(&bytes, settings(1)).err(), Some(RestoreError::UnknownFormat(9)));
-    bytes[0] = b'x';
-    assert_eq!(Store::restore(&bytes, settings(1)).err(), Some(RestoreError::NotASnapshot));
-    assert_eq!(Store::restore(&[], settings(1)).err(), Some(RestoreError::NotASnapshot));
-}
-
-#[test]
-fn an_empty_store_and_a_flushed_one_survive_a_snapshot() {
-    let empty = Bench::new(1 << 20);
-    let mut flushed = mixed();
-    flushed.apply("", Operation::Flush);
-    for bench in [empty, flushed] {
-        let restored = Store::restore(&bench.snapshot(), settings(1)).expect("a snapshot");
-        restored.check();
-        assert_eq!(restored.digest(), bench.store.digest());
-        assert_eq!(restored.bytes_max(), 1 << 20);
-        assert_eq!(restored.keys(), 0);
-    }
 }
