@@ -16,6 +16,7 @@ use std::time::Duration;
 use proto::peer::Settings;
 use shards::contract::{CoreConfig, Durability};
 use shards::ids::{Address, CoreIndex, Nanos};
+use shards::wal::{LogIdentity, SEGMENT_BYTES};
 
 use crate::cluster_map::{ClusterLayout, Ports};
 use crate::config::{CorePlan, NodeConfig};
@@ -167,6 +168,8 @@ fn core_starts(
                     value_bytes_max: config.value_bytes_max,
                     durability: config.durability,
                     reads: config.reads,
+                    log: LogIdentity { cluster: 0, node: config.node, layout: 1, core },
+                    segment_bytes: SEGMENT_BYTES,
                     tick: nanos(config.tick),
                     election_ticks: config.election_ticks,
                     request_deadline: nanos(config.request_deadline),

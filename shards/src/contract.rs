@@ -16,6 +16,7 @@ use crate::command::RequestBatch;
 use crate::ids::{Address, CoreIndex, Index, Millis, Nanos, NodeId, ShardId, Term};
 use crate::placement::Placement;
 use crate::reply::Replies;
+use crate::wal::LogIdentity;
 
 /// The clocks, read by the driver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub struct CoreConfig {
     pub durability: Durability,
     /// How reads are made linearizable.
     pub reads: ReadMode,
+    /// Whose log it is. Without meaning with [`Durability::Memory`].
+    pub log: LogIdentity,
+    /// Bytes of a segment of the log. Default [`SEGMENT_BYTES`](crate::wal::SEGMENT_BYTES).
+    pub segment_bytes: u64,
     /// One Raft tick. Default 50 ms.
     pub tick: Nanos,
     /// Ticks without a leader before the first successor campaigns. Default 6.
@@ -80,14 +85,26 @@ pub struct CoreConfig {
 /// [`Durability::Memory`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOperation {
-    /// Append `bytes` to the core's log and, if `sync`, make it durable.
-    Append {
+    /// Write `bytes` into a segment of the core's log and report [`Input::Disk`] once they are
+    /// durable, together with the segment's length and its entry in the directory. Offset and
+    /// length are multiples of [`BLOCK_BYTES`](crate::wal::BLOCK_BYTES). At most one is under way.
+    Write {
         /// Named in the completion.
         id: u64,
-        /// Frames to append.
+        /// Number of the segment. What an older file left in it does no harm.
+        segment: u64,
+        /// Length of the segment in bytes. One that was not written before is created with it.
+        segment_bytes: u64,
+        /// Where in the segment.
+        offset: u64,
+        /// What.
         bytes: Vec<u8>,
-        /// Whether the completion may only come once everything up to here is durable.
-        sync: bool,
+    },
+    /// No segment before this number is needed any more: their files may be deleted, or become
+    /// later segments. There is no completion.
+    Release {
+        /// The first segment that is kept.
+        before: u64,
     },
 }
 

@@ -9,8 +9,11 @@
 //! A tick is due one full tick after the last one was *delivered*: after a pause the engine ticks
 //! once, never in a burst, so that a stalled process does not depose anybody on waking up.
 
+mod checkpoint;
 mod formation;
 pub mod frames;
+mod homes;
+mod journal;
 mod lease;
 mod outbox;
 mod reads;
@@ -20,21 +23,23 @@ mod transfers;
 
 use raft::eraftpb::MessageType;
 
-use self::formation::{Outsider, Verdict};
 use self::frames::{Items, Message, Messages, RepliesHeader, ReplyItem, RequestsHeader};
+use self::homes::{Home, Member, send_formation};
+use self::journal::{Journal, Waiting};
 use self::outbox::Outbox;
 use self::replica::{Persisting, Replica};
 use self::router::{Parked, Router};
 use self::transfers::{Ended, Transfers};
 use crate::command::RequestBatch;
 use crate::contract::{
-    AdminCommand, CoreConfig, DiskError, DiskOperation, Event, Input, Lane, LeaderView, Now,
-    Outputs, Role, ShardStatus,
+    AdminCommand, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs, Role,
+    ShardStatus,
 };
 use crate::defect::{self, Defect};
 use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
 use crate::reply::{Replies, Reply, Status, Token};
-use crate::store::Outcome;
+use crate::store::{Outcome, SnapshotProgress};
+use crate::wal::Recovered;
 
 /// Ticks between two announcements of a core's leaderships to nodes without a replica (1 s).
 const ANNOUNCE_TICKS: u32 = 20;
@@ -147,50 +152,14 @@ impl Courier<'_> {
         let index = Index(message.get_snapshot().get_metadata().index);
         let (_, applied) = replica.indices();
         let is_current = index == applied || defect::is(Defect::ApplyTwiceAfterSnapshot);
-        if !self.outbox.reaches(address) || !self.transfers.has_room() || !is_current {
+        let can_start = self.outbox.reaches(address) && self.transfers.has_room() && is_current;
+        let Some(opening) = can_start.then(|| replica.begin_transfer()).flatten() else {
             replica.report_snapshot(to, false);
             return;
-        }
+        };
         let mut raft = Vec::new();
         frames::encode_raft(&message, &mut raft);
-        self.transfers.start(shard, to, address, raft, replica.snapshot_bytes());
-    }
-}
-
-/// A shard's replica on this core, in one of the stages of its life.
-#[derive(Debug)]
-enum Member {
-    /// It has nothing, and asks around.
-    Outsider(Outsider),
-    /// It takes part in the group, or waits to be taken in.
-    Replica(Box<Replica>),
-}
-
-/// A shard whose home is this core.
-#[derive(Debug)]
-struct Home {
-    id: ReplicaId,
-    member: Member,
-    is_dirty: bool,
-    /// What the core last told others of this replica's leader.
-    told: LeaderView,
-    /// Ticks since a newcomer last heard that there is a shard.
-    unheard_ticks: u32,
-}
-
-impl Home {
-    fn outsider(config: &CoreConfig, shard: ShardId, random: &mut SplitMix) -> Self {
-        let incarnation = random.next();
-        let incarnation = if defect::is(Defect::OldIdAfterWipe) { 1 } else { incarnation };
-        let id = ReplicaId::new(config.node, incarnation);
-        let nodes = config.placement.replicas(shard).collect();
-        Home {
-            id,
-            member: Member::Outsider(Outsider::new(shard, id, nodes)),
-            is_dirty: false,
-            told: LeaderView::default(),
-            unheard_ticks: 0,
-        }
+        self.transfers.start(shard, to, address, raft, opening);
     }
 }
 
@@ -206,9 +175,7 @@ pub struct Core {
     transfers: Transfers,
     refusals: Refusals,
     dirty: Vec<ShardId>,
-    /// Replicas' readies that wait for disk operations, with the operations' ids.
-    persisting: std::collections::VecDeque<(u64, Vec<Persisting>)>,
-    next_operation: u64,
+    journal: Journal,
     poisoned: Option<DiskError>,
     next_tick: Option<Nanos>,
     /// The monotonic clock of the last step.
@@ -225,6 +192,24 @@ pub struct Core {
 impl Core {
     /// An engine without memory of an earlier life.
     pub fn new(config: CoreConfig) -> Self {
+        Self::start(config, &Recovered::default())
+    }
+
+    /// An engine that goes on with what its log holds: each replica under its own Raft id. Shards
+    /// that the log does not know start empty.
+    pub fn resume(config: CoreConfig, now: Now, mut recovered: Recovered) -> Self {
+        let replicas = std::mem::take(&mut recovered.replicas);
+        let mut core = Self::start(config, &recovered);
+        for (shard, replica) in replicas {
+            if let Some(Some(home)) = core.homes.get_mut(usize::from(shard.0)) {
+                home.resume(&core.config, now, shard, replica);
+                core.mark_dirty(shard);
+            }
+        }
+        core
+    }
+
+    fn start(config: CoreConfig, recovered: &Recovered) -> Self {
         let shards = config.placement.shards();
         let own = Address { node: config.node, core: config.core };
         let mut random = SplitMix(config.seed);
@@ -245,8 +230,7 @@ impl Core {
             transfers: Transfers::new(random.next()),
             refusals: Refusals::new(),
             dirty: Vec::new(),
-            persisting: std::collections::VecDeque::new(),
-            next_operation: 1,
+            journal: Journal::new(&config, recovered),
             poisoned: None,
             next_tick: None,
             clock: Nanos(0),
@@ -530,71 +514,18 @@ impl Core {
         }
     }
 
-    fn take_formation(
-        &mut self,
-        now: Now,
-        from: Address,
-        shard: ShardId,
-        message: Message<'_>,
-        outputs: &mut Outputs,
-    ) {
-        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
-        let outbox = &mut self.outbox;
-        let verdict = match &mut home.member {
-            Member::Outsider(outsider) => {
-                outsider.receive(from.node, message, &mut |node, message| {
-                    send_formation(outbox, shard, node, &message);
-                })
-            }
-            Member::Replica(replica) => {
-                if let Message::Probe(_, id) = message {
-                    if let Some(formation) = replica.formation() {
-                        let formed = Message::Formed(shard, formation.clone());
-                        send_formation(outbox, shard, from.node, &formed);
-                    }
-                    replica.note_join(from.node, id);
-                }
-                if let Message::Formed(..) = message {
-                    home.unheard_ticks = 0;
-                }
-                Verdict::Wait
-            }
-        };
-        self.take_verdict(now, shard, verdict, outputs);
-    }
-
-    fn take_verdict(&mut self, now: Now, shard: ShardId, verdict: Verdict, outputs: &mut Outputs) {
-        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
-        let replica = match verdict {
-            Verdict::Wait => return,
-            Verdict::Form(formation) => {
-                outputs.events.push(Event::Formed(shard));
-                Replica::found(&self.config, now, shard, home.id, formation)
-            }
-            Verdict::Join => {
-                outputs.events.push(Event::Joining(shard));
-                Replica::join(&self.config, now, shard, home.id)
-            }
-        };
-        home.member = Member::Replica(Box::new(replica));
-        home.unheard_ticks = 0;
-        self.mark_dirty(shard);
-    }
-
     fn take_chunk(&mut self, from: Address, chunk: &frames::SnapshotChunk<'_>) {
         let shard = chunk.shard;
         let is_ours = self.replica_mut(shard).is_some_and(|replica| replica.id() == chunk.to);
-        // A snapshot carries keys and values and somewhat less than the accounted overhead.
-        let bytes_max = 2 * self.config.shard_bytes_max + (64 << 20);
-        let (mut ack, arrived) = self.transfers.receive(from, chunk, bytes_max);
+        let (mut ack, arrived) = self.transfers.receive(&self.config, from, chunk);
         if !is_ours {
             ack.received = frames::SnapshotAck::REFUSED;
         } else if let Some(arrived) = arrived {
-            let is_sound = frames::decode_raft(&arrived.raft).is_some_and(|message| {
-                self.replica_mut(shard).is_some_and(|replica| {
-                    replica.receive_snapshot(from.node, message, &arrived.bytes)
-                })
-            });
+            let message = frames::decode_raft(&arrived.raft);
+            let is_sound =
+                message.zip(self.replica_mut(shard)).is_some_and(|(message, replica)| {
+                    replica.receive_snapshot(from.node, message, arrived)
+                });
             if !is_sound {
                 ack.received = frames::SnapshotAck::REFUSED;
             }
@@ -607,9 +538,27 @@ impl Core {
 
     fn end_transfer(&mut self, ended: Ended) {
         if let Some(replica) = self.replica_mut(ended.shard) {
+            if ended.is_reading {
+                replica.abandon_snapshot();
+            }
             replica.report_snapshot(ended.to, ended.is_done);
         }
         self.mark_dirty(ended.shard);
+    }
+
+    fn pump_transfers(&mut self) {
+        let homes = &mut self.homes;
+        let ended = self.transfers.pump(&mut self.outbox, |shard, out, bytes_max| {
+            match homes.get_mut(usize::from(shard.0)) {
+                Some(Some(Home { member: Member::Replica(replica), .. })) => {
+                    replica.snapshot_chunk(out, bytes_max)
+                }
+                _ => SnapshotProgress::Abandoned,
+            }
+        });
+        for ended in ended {
+            self.end_transfer(ended);
+        }
     }
 
     fn link_up(&mut self, to: Address, cores: u16) {
@@ -652,29 +601,37 @@ impl Core {
             self.poison(error, outputs);
             return;
         }
-        let (expected, persisted) = match self.persisting.pop_front() {
-            Some(front) => front,
-            None => panic!("disk operation {id} completed, and none was under way"),
-        };
-        assert_eq!(expected, id, "disk operations must complete in order");
-        for persisted in persisted {
-            let shard = persisted.shard;
-            let Some(Some(Home { member: Member::Replica(replica), .. })) =
-                self.homes.get_mut(usize::from(shard.0))
-            else {
-                continue;
-            };
-            let mut courier = Courier {
-                outbox: &mut self.outbox,
-                replies: &mut outputs.replies,
-                events: &mut outputs.events,
-                returned: &mut self.returned,
-                transfers: &mut self.transfers,
-                refusals: &mut self.refusals,
-            };
-            replica.persisted(persisted, &mut courier);
-            self.mark_dirty(shard);
+        for _ in 0..self.journal.complete(id) {
+            match self.journal.next_ripe() {
+                Some(Waiting::Ready(persisted)) => self.take_persisted(persisted, outputs),
+                Some(Waiting::Formation(shard, to, message)) => {
+                    send_formation(&mut self.outbox, shard, to, &message);
+                }
+                None => {}
+            }
         }
+    }
+
+    fn take_persisted(&mut self, persisted: Persisting, outputs: &mut Outputs) {
+        let shard = persisted.shard;
+        let Some(Some(Home { member: Member::Replica(replica), .. })) =
+            self.homes.get_mut(usize::from(shard.0))
+        else {
+            return;
+        };
+        if replica.id() != persisted.id {
+            return;
+        }
+        let mut courier = Courier {
+            outbox: &mut self.outbox,
+            replies: &mut outputs.replies,
+            events: &mut outputs.events,
+            returned: &mut self.returned,
+            transfers: &mut self.transfers,
+            refusals: &mut self.refusals,
+        };
+        replica.persisted(persisted, &mut courier);
+        self.mark_dirty(shard);
     }
 
     /// The log cannot be written any more. The core falls silent for all its groups: a leader
@@ -724,20 +681,15 @@ impl Core {
             self.next_tick = Some(Nanos(delivered.0 + self.config.tick.0));
         }
         self.stir(outputs);
-        let mut persisting = Vec::new();
         for shard in std::mem::take(&mut self.dirty) {
-            self.end_turn_of(now, shard, &mut persisting, outputs);
+            self.end_turn_of(now, shard, outputs);
         }
         self.router.put_back(&mut self.returned);
-        if !persisting.is_empty() {
-            let id = self.next_operation;
-            self.next_operation += 1;
-            self.persisting.push_back((id, persisting));
-            outputs.disk.push(DiskOperation::Append { id, bytes: Vec::new(), sync: false });
-        }
+        self.pump_checkpoint();
+        self.journal.flush(&mut outputs.disk, &mut outputs.spare);
         self.stir(outputs);
         self.router.seal(&mut self.outbox);
-        self.transfers.pump(&mut self.outbox);
+        self.pump_transfers();
         self.outbox.flush(outputs);
         outputs.next_deadline = match self.dirty.is_empty() {
             true => self.next_tick.unwrap_or(now.monotonic),
@@ -768,13 +720,7 @@ impl Core {
         });
     }
 
-    fn end_turn_of(
-        &mut self,
-        now: Now,
-        shard: ShardId,
-        persisting: &mut Vec<Persisting>,
-        outputs: &mut Outputs,
-    ) {
+    fn end_turn_of(&mut self, now: Now, shard: ShardId, outputs: &mut Outputs) {
         let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
         home.is_dirty = false;
         let Member::Replica(replica) = &mut home.member else { return };
@@ -787,7 +733,7 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
         };
-        let goes_on = replica.end_turn(now, persisting, &mut courier);
+        let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
         let (view, leads) = (replica.view(), replica.leads());
         // What others said may be newer or older; this replica's own view is told in any case,
         // since the cores without a replica hear of most changes from here only.
@@ -828,12 +774,18 @@ impl Core {
     /// One tick of every replica on this core.
     fn tick(&mut self, now: Now, outputs: &mut Outputs) {
         self.ticks = self.ticks.wrapping_add(1);
+        // A core whose disk does not answer leads no better than one that is about to stop.
+        let mut avoid = self.draining.clone();
+        if self.journal.is_stalled() && !avoid.contains(&self.own.node) {
+            avoid.push(self.own.node);
+        }
         for shard in (0..self.homes.len() as u16).map(ShardId) {
-            self.tick_one(now, shard, outputs);
+            self.tick_one(now, shard, &avoid, outputs);
         }
         for ended in self.transfers.tick() {
             self.end_transfer(ended);
         }
+        self.tick_journal();
         self.router.tick();
         self.router.expire(now.monotonic, &mut self.verdicts);
         self.deliver_verdicts(outputs);
@@ -843,14 +795,14 @@ impl Core {
         }
     }
 
-    fn tick_one(&mut self, now: Now, shard: ShardId, outputs: &mut Outputs) {
+    fn tick_one(&mut self, now: Now, shard: ShardId, avoid: &[NodeId], outputs: &mut Outputs) {
         let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
         let outbox = &mut self.outbox;
         match &mut home.member {
             Member::Outsider(outsider) => {
-                let verdict = outsider.tick(now.wall, &mut |node, message| {
-                    send_formation(outbox, shard, node, &message);
-                });
+                let mut mail = Vec::new();
+                let verdict = outsider.tick(now.wall, &mut |to, message| mail.push((to, message)));
+                self.post_formation(shard, mail);
                 self.take_verdict(now, shard, verdict, outputs);
             }
             Member::Replica(replica) => {
@@ -863,7 +815,7 @@ impl Core {
                     transfers: &mut self.transfers,
                     refusals: &mut self.refusals,
                 };
-                replica.tick(now, &self.draining, &mut courier);
+                replica.tick(now, avoid, &mut courier);
                 // Until it is a voter, a newcomer goes on asking to be taken in.
                 if !replica.is_voter() && self.ticks.is_multiple_of(4) {
                     let probe = Message::Probe(shard, home.id);
@@ -898,13 +850,6 @@ impl Core {
                 self.announce(shard, self.router.view(shard));
             }
         }
-    }
-}
-
-fn send_formation(outbox: &mut Outbox, shard: ShardId, node: NodeId, message: &Message<'_>) {
-    let to = outbox.home(shard, node);
-    if let Some(frame) = outbox.frame(to, Lane::Turn) {
-        frame.formation(message);
     }
 }
 

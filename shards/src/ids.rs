@@ -94,6 +94,15 @@ impl Version {
     }
 }
 
+/// The members a shard is formed by, and the epoch it is formed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Formation {
+    /// The epoch, which stands in the high bits of versions.
+    pub epoch: u64,
+    /// The Raft ids of all members, ascending.
+    pub members: Vec<ReplicaId>,
+}
+
 /// One core of one node: where a frame goes to or comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {

@@ -17,5 +17,7 @@ pub mod entry;
 pub mod ids;
 pub mod placement;
 mod raft_log;
+mod reader;
 pub mod reply;
 pub mod store;
+pub mod wal;

@@ -97,6 +97,40 @@ impl RaftLog {
         RaftLog::default()
     }
 
+    /// The log of a replica that comes back: `entries` follow the applied index.
+    pub fn recovered(
+        applied: (Index, Term),
+        hard_state: HardState,
+        conf_state: ConfState,
+        entries: Vec<Entry>,
+    ) -> Self {
+        let log = RaftLog::default();
+        {
+            let mut state = log.inner.state.borrow_mut();
+            state.hard_state = hard_state;
+            state.conf_state = conf_state;
+            state.base = (applied.0.0, applied.1.0);
+            state.applied = state.base;
+        }
+        log.append(entries);
+        log
+    }
+
+    /// Term, vote and commit index.
+    pub fn hard_state(&self) -> HardState {
+        self.inner.state.borrow().hard_state.clone()
+    }
+
+    /// Visits the entries behind the applied index, in order.
+    pub fn with_unapplied<T>(
+        &self,
+        visit: impl FnOnce(&mut dyn Iterator<Item = &Entry>) -> T,
+    ) -> T {
+        let state = self.inner.state.borrow();
+        let applied = state.applied.0;
+        visit(&mut state.entries.iter().filter(|entry| entry.index > applied))
+    }
+
     /// Appends `entries`, replacing what stands at their indices and after.
     ///
     /// # Panics

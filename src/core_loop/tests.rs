@@ -10,6 +10,7 @@ use proto::peer::Settings;
 use shards::contract::{CoreConfig, Durability, ReadMode};
 use shards::ids::{Address, CoreIndex, Nanos, NodeId};
 use shards::placement::Placement;
+use shards::wal::{LogIdentity, SEGMENT_BYTES};
 
 use super::client::Next;
 use super::table::ConnectionId;
@@ -133,6 +134,8 @@ impl Plan {
             value_bytes_max: 1 << 20,
             durability: Durability::Memory,
             reads: ReadMode::Lease,
+            log: LogIdentity { cluster: 0, node: NodeId(node), layout: 1, core: CoreIndex(core) },
+            segment_bytes: SEGMENT_BYTES,
             tick: Nanos(20_000_000),
             election_ticks: 6,
             request_deadline: Nanos(5_000_000_000),

@@ -115,8 +115,10 @@ impl State {
                 return;
             }
             let mut operations = std::mem::take(&mut self.outputs.disk);
-            for DiskOperation::Append { id, .. } in operations.drain(..) {
-                self.step(Input::Disk { id, result: Ok(()) });
+            for operation in operations.drain(..) {
+                if let DiskOperation::Write { id, .. } = operation {
+                    self.step(Input::Disk { id, result: Ok(()) });
+                }
             }
             // The engine may have asked for more while it was told; the vector is used again.
             operations.append(&mut self.outputs.disk);

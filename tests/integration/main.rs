@@ -6,7 +6,6 @@
 
 mod cluster;
 mod failover;
-mod http;
 mod leadership;
 mod malformed;
 mod routing;

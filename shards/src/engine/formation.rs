@@ -23,9 +23,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::frames::{Formation, Message};
+use super::frames::Message;
 use crate::defect::{self, Defect};
-use crate::ids::{Millis, NodeId, ReplicaId, ShardId, Version};
+use crate::ids::{Formation, Millis, NodeId, ReplicaId, ShardId, Version};
 
 /// Ticks between two rounds of questions.
 const PROBE_INTERVAL_TICKS: u32 = 4;
@@ -71,13 +71,27 @@ impl Outsider {
         }
     }
 
+    /// A replica that comes back and keeps its promise.
+    pub fn resume(shard: ShardId, me: ReplicaId, nodes: Vec<NodeId>, promised: Formation) -> Self {
+        Outsider { promised: Some(promised), ..Outsider::new(shard, me, nodes) }
+    }
+
+    /// What it has promised to stay empty for.
+    pub fn promised(&self) -> Option<&Formation> {
+        self.promised.as_ref()
+    }
+
     fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
         let own = self.me.node();
         self.nodes.iter().copied().filter(move |&node| node != own)
     }
 
     /// One tick: asks around at intervals, and proposes a formation once everybody is empty.
-    pub fn tick(&mut self, wall: Millis, send: &mut dyn FnMut(NodeId, Message<'_>)) -> Verdict {
+    pub fn tick(
+        &mut self,
+        wall: Millis,
+        send: &mut dyn FnMut(NodeId, Message<'static>),
+    ) -> Verdict {
         if self.nodes.len() == 1 {
             return Verdict::Form(Formation { epoch: epoch_at(wall), members: vec![self.me] });
         }
@@ -102,7 +116,7 @@ impl Outsider {
         Verdict::Wait
     }
 
-    fn propose(&mut self, wall: Millis, send: &mut dyn FnMut(NodeId, Message<'_>)) {
+    fn propose(&mut self, wall: Millis, send: &mut dyn FnMut(NodeId, Message<'static>)) {
         let mut members: Vec<_> = self.empty.values().copied().collect();
         members.push(self.me);
         members.sort_unstable();
@@ -124,7 +138,7 @@ impl Outsider {
         &mut self,
         from: NodeId,
         message: Message<'_>,
-        send: &mut dyn FnMut(NodeId, Message<'_>),
+        send: &mut dyn FnMut(NodeId, Message<'static>),
     ) -> Verdict {
         match message {
             Message::Probe(_, id) if id.node() == from => {
@@ -168,7 +182,7 @@ impl Outsider {
         &mut self,
         id: ReplicaId,
         formation: &Formation,
-        send: &mut dyn FnMut(NodeId, Message<'_>),
+        send: &mut dyn FnMut(NodeId, Message<'static>),
     ) -> Verdict {
         let Some((proposed, promises)) = &mut self.proposal else { return Verdict::Wait };
         if proposed != formation || !formation.members.contains(&id) {

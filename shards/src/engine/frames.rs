@@ -10,7 +10,8 @@
 
 use crate::command::VALUE_BYTES_MAX;
 use crate::contract::LeaderView;
-use crate::ids::{Millis, NodeId, ReplicaId, ShardId, Term, Version};
+use crate::ids::{Formation, Millis, NodeId, ReplicaId, ShardId, Term, Version};
+use crate::reader::Reader;
 use crate::reply::Status;
 
 /// Members of one shard, at most: bounds what a formation message may list.
@@ -32,15 +33,6 @@ mod kind {
     pub const SNAPSHOT_ACK: u8 = 12;
     pub const DRAINING: u8 = 13;
     pub const REPLIES_LOST: u8 = 14;
-}
-
-/// The members a shard is formed by, and the epoch it is formed with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Formation {
-    /// The epoch, which stands in the high bits of versions.
-    pub epoch: u64,
-    /// The Raft ids of all members, ascending.
-    pub members: Vec<ReplicaId>,
 }
 
 /// A message, borrowed from its frame.
@@ -450,42 +442,7 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-#[derive(Debug)]
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.0)
-    }
-
+impl Reader<'_> {
     fn view(&mut self) -> Option<LeaderView> {
         let term = Term(self.u64()?);
         let leader = self.u16()?;

@@ -25,18 +25,21 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
+pub use self::inspect::SnapshotOpening;
 use self::waiting::{Riders, Waiting};
-use super::frames::Formation;
+use super::journal::{Journal, Waiting as Unwritten};
 use super::lease::Lease;
 use super::reads::{ReadBatch, Reads};
+use super::transfers::Arrived;
 use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::defect::{self, Defect};
 use crate::entry::{EntryBuilder, EntryReader};
-use crate::ids::{Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
+use crate::ids::{Formation, Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::raft_log::{FORMATION, RaftLog};
 use crate::reply::Status;
 use crate::store::{ShardClock, Store, StoreSettings};
+use crate::wal::{RecoveredReplica, Stage};
 
 /// Proposed and not yet applied bytes of one shard, at most. Beyond it entries wait to be proposed.
 const PROPOSED_BYTES_MAX: usize = 8 << 20;
@@ -96,11 +99,13 @@ struct Proposed {
     riders: Riders,
 }
 
-/// What a turn's disk operation makes durable for one replica.
+/// A ready that waits for the log.
 #[derive(Debug)]
 pub struct Persisting {
-    /// The replica.
+    /// Whose.
     pub shard: ShardId,
+    /// The replica; a later one in its place must not take it for its own.
+    pub id: ReplicaId,
     ready: u64,
     messages: Vec<Message>,
 }
@@ -111,6 +116,8 @@ struct Staged {
     index: Index,
     formation: Formation,
     store: Box<Store>,
+    /// The store's snapshot as it came, where it must go into the log.
+    bytes: Vec<u8>,
 }
 
 /// A replica that is, or wants to become, part of a shard.
@@ -122,7 +129,6 @@ pub struct Replica {
     /// The nodes of the shard, the preferred leader first.
     nodes: Vec<NodeId>,
     election_ticks: usize,
-    settings: StoreSettings,
     formation: Option<Formation>,
     raw: RawNode<RaftLog>,
     log: RaftLog,
@@ -152,6 +158,10 @@ pub struct Replica {
     awaits_disk: bool,
     unpersisted: usize,
     staged: Option<Staged>,
+    /// Ticks for which a replica that came back with its log says nothing to candidates.
+    muted_ticks: u32,
+    /// What candidates have asked it meanwhile: the last question of each.
+    held_votes: Vec<Message>,
     /// The new incarnation that each restarted node asks in with.
     joins: Vec<(NodeId, ReplicaId)>,
     was_voter: bool,
@@ -194,6 +204,34 @@ impl Replica {
         Self::start(config, now, shard, me, RaftLog::joining(), None)
     }
 
+    /// A replica that comes back with its log.
+    ///
+    /// What it promised a leader before it stopped it does not remember. Therefore it answers no
+    /// candidate before an election timeout has passed: somebody may hold a lease that counts on
+    /// it. It campaigns no earlier than that by itself.
+    pub fn resume(
+        config: &CoreConfig,
+        now: Now,
+        shard: ShardId,
+        recovered: RecoveredReplica,
+    ) -> Self {
+        let RecoveredReplica { record, hard_state, applied, conf_state, entries, store } =
+            recovered;
+        let formation = match record.stage {
+            Stage::Member(formation) => Some(formation),
+            Stage::Outsider(_) | Stage::Newcomer => None,
+        };
+        let is_alone = conf_state.voters == [record.id.0];
+        let log = RaftLog::recovered(applied, hard_state, conf_state, entries);
+        let mut replica = Self::start(config, now, shard, record.id, log, formation);
+        replica.store = store;
+        replica.clock = ShardClock::resume(replica.store.stamp(), now);
+        // The first tick may come at once, and is none.
+        replica.muted_ticks = if is_alone { 0 } else { config.election_ticks + 1 };
+        replica.was_voter = replica.is_voter();
+        replica
+    }
+
     fn start(
         config: &CoreConfig,
         now: Now,
@@ -233,11 +271,7 @@ impl Replica {
             Ok(raw) => raw,
             Err(error) => panic!("raft-rs refused a constant configuration: {error}"),
         };
-        let settings = StoreSettings {
-            bytes_max: config.shard_bytes_max,
-            value_bytes_max: config.value_bytes_max as u64,
-            hash_seed: config.seed ^ u64::from(shard.0),
-        };
+        let settings = StoreSettings::of(config, shard);
         Replica {
             shard,
             me,
@@ -245,7 +279,6 @@ impl Replica {
             replication,
             nodes,
             election_ticks,
-            settings,
             formation,
             raw,
             log,
@@ -269,6 +302,8 @@ impl Replica {
             awaits_disk: config.durability == Durability::Fsync,
             unpersisted: 0,
             staged: None,
+            muted_ticks: 0,
+            held_votes: Vec::new(),
             joins: Vec::new(),
             was_voter: false,
             stable_ticks: 0,
@@ -286,6 +321,12 @@ impl Replica {
     /// The formation it is part of; `None` until it was taken in.
     pub fn formation(&self) -> Option<&Formation> {
         self.formation.as_ref()
+    }
+
+    /// Whether it is the only voter of its shard.
+    fn is_alone(&self) -> bool {
+        let conf = self.log.conf_state();
+        conf.voters == [self.me.0]
     }
 
     /// Whether it has nothing of the shard it waits to be taken into, and nothing under way.
@@ -381,6 +422,15 @@ impl Replica {
         if let Some(rank) = self.rank_of(message.from) {
             self.silent_ticks[rank] = 0;
         }
+        let is_vote = matches!(
+            message.msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        if is_vote && self.muted_ticks > 0 {
+            self.held_votes.retain(|held| held.from != message.from);
+            self.held_votes.push(message);
+            return true;
+        }
         // Errors say that a proposal was dropped or a peer is unknown: nothing waits on them.
         let _ = self.raw.step(message);
         true
@@ -419,9 +469,9 @@ impl Replica {
         }
     }
 
-    /// Takes a snapshot that has arrived whole: its Raft message and its bytes. Says whether it
-    /// was sound.
-    pub fn receive_snapshot(&mut self, from: NodeId, message: Message, bytes: &[u8]) -> bool {
+    /// Takes a snapshot that has arrived whole, with its Raft message. Says whether it was meant
+    /// for this replica.
+    pub fn receive_snapshot(&mut self, from: NodeId, message: Message, arrived: Arrived) -> bool {
         let is_ours = message.to == self.me.0
             && ReplicaId(message.from).node() == from
             && message.msg_type() == MessageType::MsgSnapshot;
@@ -429,15 +479,13 @@ impl Replica {
             return false;
         }
         let index = Index(message.get_snapshot().get_metadata().index);
-        let Some((formation, store)) = inspect::decode_snapshot(bytes, self.settings) else {
-            return false;
-        };
         let _ = self.raw.step(message);
         // raft-rs ignores a snapshot of a former term or behind its commit index. What it has
         // accepted and not yet handed out must then stay staged.
         let accepted = self.raw.raft.raft_log.unstable.snapshot.as_ref();
         if accepted.is_some_and(|snapshot| snapshot.get_metadata().index == index.0) {
-            self.staged = Some(Staged { index, formation, store: Box::new(store) });
+            let Arrived { formation, store, bytes, .. } = arrived;
+            self.staged = Some(Staged { index, formation, store: Box::new(store), bytes });
         }
         true
     }
@@ -449,9 +497,10 @@ impl Replica {
         self.raw.report_snapshot(to.0, status);
     }
 
-    /// Lets raft-rs send snapshots, or not while all places for them are taken.
+    /// Lets raft-rs send snapshots, or not while all places for them are taken. The store can be
+    /// read for one at a time.
     pub fn allow_snapshots(&self, allowed: bool) {
-        self.log.allow_snapshots(allowed);
+        self.log.allow_snapshots(allowed && !self.is_snapshotting());
     }
 
     /// Tells raft-rs that messages to `node` were lost.
@@ -470,9 +519,15 @@ impl Replica {
             return;
         }
         let is_draining = avoid.contains(&self.me.node());
-        let ticks = self.election_timeout_ticks(is_draining);
+        let muted = usize::from(self.muted_ticks > 0);
+        let ticks = self.election_timeout_ticks(is_draining) + muted;
         self.raw.raft.set_randomized_election_timeout(ticks);
         self.raw.tick();
+        self.tick_mute();
+        if self.is_alone() && self.raw.raft.state == StateRole::Follower {
+            // Nobody else can lead, and nobody's lease rests on this replica.
+            let _ = self.raw.campaign();
+        }
         self.lease.tick();
         if defect::is(Defect::EvictionOnFollowersOwn) && !self.leads() {
             self.store.evict_to(self.store.bytes_max() / 10 * 9);
@@ -492,6 +547,16 @@ impl Replica {
             self.stamp_wanted |= self.store.next_due().is_some_and(|due| {
                 due <= running || self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0
             });
+        }
+    }
+
+    /// Candidates get their answers when an election timeout has passed since the start.
+    fn tick_mute(&mut self) {
+        self.muted_ticks = self.muted_ticks.saturating_sub(1);
+        if self.muted_ticks == 0 {
+            for message in std::mem::take(&mut self.held_votes) {
+                let _ = self.raw.step(message);
+            }
         }
     }
 
@@ -566,14 +631,9 @@ impl Replica {
         }
     }
 
-    /// Ends the turn: proposes, sends, appends, applies, answers. `persisting` gathers what the
-    /// turn's disk operation must make durable. Returns whether there is more to do at once.
-    pub fn end_turn(
-        &mut self,
-        now: Now,
-        persisting: &mut Vec<Persisting>,
-        courier: &mut Courier<'_>,
-    ) -> bool {
+    /// Ends the turn: proposes, sends, appends, applies, answers. `journal` takes what must become
+    /// durable. Returns whether there is more to do at once.
+    pub fn end_turn(&mut self, now: Now, journal: &mut Journal, courier: &mut Courier<'_>) -> bool {
         for _ in 0..READIES_PER_TURN {
             if self.stopped.is_some() {
                 self.abandon(courier);
@@ -594,7 +654,7 @@ impl Replica {
                 self.note_office(courier);
                 return false;
             }
-            self.work_off_ready(now, persisting, courier);
+            self.work_off_ready(now, journal, courier);
             self.run_reads(now, courier);
             self.note_office(courier);
         }
@@ -683,12 +743,7 @@ impl Replica {
         }
     }
 
-    fn work_off_ready(
-        &mut self,
-        now: Now,
-        persisting: &mut Vec<Persisting>,
-        courier: &mut Courier<'_>,
-    ) {
+    fn work_off_ready(&mut self, now: Now, journal: &mut Journal, courier: &mut Courier<'_>) {
         let mut ready = self.raw.ready();
         for message in ready.take_messages() {
             courier.send(self, self.shard, message);
@@ -697,7 +752,8 @@ impl Replica {
         if !ready.snapshot().is_empty() {
             let metadata = ready.snapshot().get_metadata();
             let (index, term) = (Index(metadata.index), Term(metadata.term));
-            self.restore(now, index, term, metadata.get_conf_state().clone(), courier);
+            let conf_state = metadata.get_conf_state().clone();
+            self.restore(now, (index, term), conf_state, journal, courier);
             must_persist = true;
         }
         let entries = ready.take_entries();
@@ -707,9 +763,17 @@ impl Replica {
         {
             self.disown_truncated((Index(first.index), Term(first.term)), courier);
         }
+        if let Some(writer) = journal.writer()
+            && !entries.is_empty()
+        {
+            writer.entries(self.shard, entries.iter());
+        }
         self.log.append(entries);
         if let Some(hard_state) = ready.hs() {
             must_persist |= ready.must_sync();
+            if let Some(writer) = journal.writer() {
+                writer.hard_state(self.shard, hard_state);
+            }
             self.log.set_hard_state(hard_state.clone());
         }
         let messages = ready.take_persisted_messages();
@@ -719,7 +783,12 @@ impl Replica {
         self.raw.advance_append_async(ready);
         if self.awaits_disk && (must_persist || self.unpersisted > 0) {
             self.unpersisted += 1;
-            persisting.push(Persisting { shard: self.shard, ready: number, messages });
+            let (shard, id) = (self.shard, self.me);
+            let waiting = Unwritten::Ready(Persisting { shard, id, ready: number, messages });
+            match must_persist {
+                true => journal.wait(waiting),
+                false => journal.wait_behind(waiting),
+            }
         } else {
             self.raw.on_persist_ready(number);
             for message in messages {

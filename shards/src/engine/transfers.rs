@@ -1,18 +1,21 @@
 //! Snapshots on their way to and from other replicas, in chunks on the bulk lane.
 //!
-//! A snapshot is serialized when raft-rs decides to send one, at the applied index of that moment,
-//! and then leaves in chunks with a window of unacknowledged bytes, a few snapshots per core at a
-//! time. raft-rs may not send further ones meanwhile. The receiver grows its buffer with the bytes
-//! that arrive, in order; a gap, a stall or a lost link ends the transfer, and raft-rs tries again.
+//! A snapshot shows the applied index of the moment when raft-rs decided to send it. It is read
+//! from the store as its chunks leave, with a window of unacknowledged bytes that sets the pace,
+//! and a few snapshots per core at a time. raft-rs may not send further ones meanwhile. The
+//! receiver builds the store from the chunks as they arrive, in order; a gap, a stall or a lost
+//! link ends the transfer, and raft-rs tries again.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::frames::{SnapshotAck, SnapshotChunk};
 use super::outbox::Outbox;
-use crate::contract::Lane;
-use crate::ids::{Address, ReplicaId, ShardId};
+use super::replica::SnapshotOpening;
+use crate::contract::{CoreConfig, Durability, Lane};
+use crate::ids::{Address, Formation, ReplicaId, ShardId};
+use crate::store::{Restorer, SnapshotProgress, Store, StoreSettings};
 
-/// Outgoing snapshots of one core at a time: their bytes are held in memory.
+/// Outgoing snapshots of one core at a time: what changes meanwhile is held in memory.
 const OUTGOING_MAX: usize = 2;
 /// Bytes of one chunk.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -28,18 +31,31 @@ struct Outgoing {
     to: ReplicaId,
     address: Address,
     raft: Vec<u8>,
-    bytes: Vec<u8>,
+    /// What goes before the store; taken by the first chunk.
+    opening: Vec<u8>,
     sent: u64,
     acknowledged: u64,
+    /// Whether the store has been read to its end.
+    is_read: bool,
     idle_ticks: u32,
+}
+
+impl Outgoing {
+    fn ended(&self, is_done: bool) -> Ended {
+        Ended { shard: self.shard, to: self.to, is_done, is_reading: !self.is_read }
+    }
 }
 
 #[derive(Debug)]
 struct Incoming {
     transfer: u64,
     from: Address,
-    total: u64,
-    bytes: Vec<u8>,
+    received: u64,
+    /// The opening and the store that the bytes so far come to.
+    opening: SnapshotOpening,
+    restorer: Restorer,
+    /// The store's snapshot as it came, if it must go into a log.
+    bytes: Option<Vec<u8>>,
 }
 
 /// How an outgoing transfer ended.
@@ -51,6 +67,8 @@ pub struct Ended {
     pub to: ReplicaId,
     /// Whether all of it arrived.
     pub is_done: bool,
+    /// Whether the store is still being read for it.
+    pub is_reading: bool,
 }
 
 /// A snapshot that has arrived whole.
@@ -58,7 +76,11 @@ pub struct Ended {
 pub struct Arrived {
     /// The Raft message that goes with it.
     pub raft: Vec<u8>,
-    /// Its bytes.
+    /// The formation its replicas are part of.
+    pub formation: Formation,
+    /// The state.
+    pub store: Store,
+    /// The store's snapshot as it came; empty where there is no log.
     pub bytes: Vec<u8>,
 }
 
@@ -68,13 +90,20 @@ pub struct Transfers {
     next: u64,
     outgoing: VecDeque<Outgoing>,
     incoming: BTreeMap<ShardId, Incoming>,
+    /// Memory for a chunk.
+    scratch: Vec<u8>,
 }
 
 impl Transfers {
     /// None under way. They are numbered from `first`, which must differ from life to life: an
     /// acknowledgement of a former life's transfer must not be taken for one of this life's.
     pub fn new(first: u64) -> Self {
-        Transfers { next: first >> 1, outgoing: VecDeque::new(), incoming: BTreeMap::new() }
+        Transfers {
+            next: first >> 1,
+            outgoing: VecDeque::new(),
+            incoming: BTreeMap::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Whether another snapshot may be sent.
@@ -82,14 +111,14 @@ impl Transfers {
         self.outgoing.len() < OUTGOING_MAX
     }
 
-    /// Starts to send a snapshot.
+    /// Starts to send a snapshot, whose store is being read from now on. `opening` goes first.
     pub fn start(
         &mut self,
         shard: ShardId,
         to: ReplicaId,
         address: Address,
         raft: Vec<u8>,
-        bytes: Vec<u8>,
+        opening: Vec<u8>,
     ) {
         self.next += 1;
         self.outgoing.push_back(Outgoing {
@@ -98,34 +127,53 @@ impl Transfers {
             to,
             address,
             raft,
-            bytes,
+            opening,
             sent: 0,
             acknowledged: 0,
+            is_read: false,
             idle_ticks: 0,
         });
     }
 
-    /// Sends what the windows allow.
-    pub fn pump(&mut self, outbox: &mut Outbox) {
-        for transfer in &mut self.outgoing {
-            let total = transfer.bytes.len() as u64;
-            while transfer.sent < total && transfer.sent - transfer.acknowledged < WINDOW_BYTES {
+    /// Sends what the windows allow. `read` appends the next piece of a shard's store. Returns the
+    /// transfers that ended because their store is being read no more.
+    pub fn pump(
+        &mut self,
+        outbox: &mut Outbox,
+        mut read: impl FnMut(ShardId, &mut Vec<u8>, usize) -> SnapshotProgress,
+    ) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        let mut bytes = std::mem::take(&mut self.scratch);
+        self.outgoing.retain_mut(|transfer| {
+            while !transfer.is_read && transfer.sent - transfer.acknowledged < WINDOW_BYTES {
                 let Some(frame) = outbox.frame(transfer.address, Lane::Bulk) else { break };
-                let start = transfer.sent as usize;
-                let end = (start + CHUNK_BYTES).min(transfer.bytes.len());
-                let is_last = end == transfer.bytes.len();
+                bytes.clear();
+                bytes.append(&mut transfer.opening);
+                match read(transfer.shard, &mut bytes, CHUNK_BYTES) {
+                    SnapshotProgress::More => {}
+                    SnapshotProgress::Done => transfer.is_read = true,
+                    SnapshotProgress::Abandoned => {
+                        transfer.is_read = true;
+                        ended.push(transfer.ended(false));
+                        return false;
+                    }
+                }
+                let (offset, end) = (transfer.sent, transfer.sent + bytes.len() as u64);
                 frame.snapshot_chunk(&SnapshotChunk {
                     shard: transfer.shard,
                     transfer: transfer.transfer,
                     to: transfer.to,
-                    offset: transfer.sent,
-                    total,
-                    raft: if is_last { &transfer.raft } else { &[] },
-                    bytes: &transfer.bytes[start..end],
+                    offset,
+                    total: if transfer.is_read { end } else { 0 },
+                    raft: if transfer.is_read { &transfer.raft } else { &[] },
+                    bytes: &bytes,
                 });
-                transfer.sent = end as u64;
+                transfer.sent = end;
             }
-        }
+            true
+        });
+        self.scratch = bytes;
+        ended
     }
 
     /// Takes an acknowledgement; returns the transfer if that ended it.
@@ -139,8 +187,7 @@ impl Transfers {
             (transfer.transfer, transfer.shard, transfer.address) == (ack.transfer, shard, from)
         })?;
         let transfer = &mut self.outgoing[place];
-        let total = transfer.bytes.len() as u64;
-        let is_done = ack.received == total;
+        let is_done = transfer.is_read && ack.received == transfer.sent;
         if !is_done && ack.received != SnapshotAck::REFUSED {
             if ack.received <= transfer.sent && ack.received > transfer.acknowledged {
                 transfer.acknowledged = ack.received;
@@ -148,9 +195,7 @@ impl Transfers {
             }
             return None;
         }
-        let to = transfer.to;
-        self.outgoing.remove(place);
-        Some(Ended { shard, to, is_done })
+        self.outgoing.remove(place).map(|transfer| transfer.ended(is_done))
     }
 
     /// Counts a tick; returns transfers that are given up because nothing moves.
@@ -160,7 +205,7 @@ impl Transfers {
             transfer.idle_ticks += 1;
             let goes_on = transfer.idle_ticks < STALL_TICKS;
             if !goes_on {
-                ended.push(Ended { shard: transfer.shard, to: transfer.to, is_done: false });
+                ended.push(transfer.ended(false));
             }
             goes_on
         });
@@ -174,49 +219,76 @@ impl Transfers {
         self.outgoing.retain(|transfer| {
             let goes_on = transfer.address != address;
             if !goes_on {
-                ended.push(Ended { shard: transfer.shard, to: transfer.to, is_done: false });
+                ended.push(transfer.ended(false));
             }
             goes_on
         });
         ended
     }
 
-    /// Takes a chunk; `bytes_max` bounds what a snapshot may come to. Returns what to acknowledge,
-    /// and the snapshot if this was its last piece (which is acknowledged when it proved sound).
+    /// Takes a chunk. Returns what to acknowledge, and the snapshot if this was its last piece
+    /// (which is acknowledged when it proved sound).
     pub fn receive(
         &mut self,
+        config: &CoreConfig,
         from: Address,
         chunk: &SnapshotChunk<'_>,
-        bytes_max: u64,
     ) -> (SnapshotAck, Option<Arrived>) {
         let refusal = SnapshotAck { transfer: chunk.transfer, received: SnapshotAck::REFUSED };
         if chunk.offset == 0 {
-            let (transfer, total) = (chunk.transfer, chunk.total);
-            let incoming = Incoming { transfer, from, total, bytes: Vec::new() };
-            self.incoming.insert(chunk.shard, incoming);
+            self.incoming.insert(chunk.shard, Incoming::new(config, from, chunk));
         }
-        let Some(incoming) = self.incoming.get_mut(&chunk.shard) else {
+        let Some(mut incoming) = self.incoming.remove(&chunk.shard) else {
             return (refusal, None);
         };
-        let fits = (incoming.transfer, incoming.from, incoming.total)
-            == (chunk.transfer, from, chunk.total)
-            && chunk.offset == incoming.bytes.len() as u64
-            && chunk.total <= bytes_max
-            && chunk.offset + chunk.bytes.len() as u64 <= chunk.total;
-        if !fits {
-            self.incoming.remove(&chunk.shard);
+        let is_next = (incoming.transfer, incoming.from, incoming.received)
+            == (chunk.transfer, from, chunk.offset);
+        if !is_next || !incoming.feed(config, chunk.bytes) {
             return (refusal, None);
         }
-        incoming.bytes.extend_from_slice(chunk.bytes);
-        let received = incoming.bytes.len() as u64;
+        let received = incoming.received;
         let ack = SnapshotAck { transfer: chunk.transfer, received };
-        if received < chunk.total {
+        if chunk.total == 0 {
+            self.incoming.insert(chunk.shard, incoming);
             return (ack, None);
         }
-        let arrived = self
-            .incoming
-            .remove(&chunk.shard)
-            .map(|incoming| Arrived { raft: chunk.raft.to_vec(), bytes: incoming.bytes });
-        (ack, arrived)
+        match incoming.finish(chunk.raft) {
+            Some(arrived) if chunk.total == received => (ack, Some(arrived)),
+            _ => (refusal, None),
+        }
+    }
+}
+
+impl Incoming {
+    fn new(config: &CoreConfig, from: Address, chunk: &SnapshotChunk<'_>) -> Self {
+        Incoming {
+            transfer: chunk.transfer,
+            from,
+            received: 0,
+            opening: SnapshotOpening::default(),
+            restorer: Restorer::new(StoreSettings::of(config, chunk.shard)),
+            bytes: (config.durability == Durability::Fsync).then(Vec::new),
+        }
+    }
+
+    /// Takes the next bytes; says whether they make sense.
+    fn feed(&mut self, config: &CoreConfig, bytes: &[u8]) -> bool {
+        self.received += bytes.len() as u64;
+        // A snapshot carries keys and values and somewhat less than the accounted overhead.
+        let bytes_max = 2 * config.shard_bytes_max + (64 << 20);
+        let Some(rest) = self.opening.feed(bytes) else { return false };
+        if let Some(kept) = &mut self.bytes {
+            kept.extend_from_slice(rest);
+        }
+        self.received <= bytes_max && self.restorer.feed(rest).is_ok()
+    }
+
+    fn finish(self, raft: &[u8]) -> Option<Arrived> {
+        Some(Arrived {
+            raft: raft.to_vec(),
+            formation: self.opening.finish()?,
+            store: self.restorer.finish().ok()?,
+            bytes: self.bytes.unwrap_or_default(),
+        })
     }
 }

@@ -34,8 +34,9 @@ pub use snapshot::{RestoreError, Restorer, SnapshotProgress};
 pub use warm::WARM_COMMANDS_MAX;
 
 use crate::command::{Command, Operation};
+use crate::contract::CoreConfig;
 use crate::defect::{self, Defect};
-use crate::ids::{Millis, Version};
+use crate::ids::{Millis, ShardId, Version};
 use crate::reply::{Replies, Reply, Status, Token};
 use accounting::entry_bytes;
 use digest::Sum;
@@ -65,6 +66,17 @@ pub struct StoreSettings {
     pub value_bytes_max: u64,
     /// Seed of the key table. Each process has its own, unknown to clients.
     pub hash_seed: u64,
+}
+
+impl StoreSettings {
+    /// The settings of `shard`'s store on the core that `config` describes.
+    pub fn of(config: &CoreConfig, shard: ShardId) -> Self {
+        StoreSettings {
+            bytes_max: config.shard_bytes_max,
+            value_bytes_max: config.value_bytes_max as u64,
+            hash_seed: config.seed ^ u64::from(shard.0),
+        }
+    }
 }
 
 /// Whether somebody waits for the outcome of a command.

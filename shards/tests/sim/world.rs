@@ -14,6 +14,7 @@ use shards::contract::{
 use shards::engine::Core;
 use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId};
 use shards::placement::Placement;
+use shards::wal::LogIdentity;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::checkers::Checkers;
@@ -359,10 +360,14 @@ impl World {
             self.take_reply(at, reply, value);
         }
         outputs.replies.clear();
-        for DiskOperation::Append { id, bytes, sync } in outputs.disk.drain(..) {
-            self.trace.update(&id.to_le_bytes());
+        for operation in outputs.disk.drain(..) {
+            let DiskOperation::Write { id, segment, offset, bytes, .. } = operation else {
+                continue;
+            };
+            for word in [id, segment, offset] {
+                self.trace.update(&word.to_le_bytes());
+            }
             self.trace.update(&bytes);
-            self.trace.update(&[u8::from(sync)]);
             let takes = self.timing.below(self.options.disk_max + 1);
             let now = self.now;
             let Some(seat) = self.seat_mut(at) else { continue };
@@ -547,6 +552,8 @@ impl World {
                     _ => Durability::Fsync,
                 },
                 reads: self.options.reads,
+                log: LogIdentity { cluster: 1, node, layout: 1, core },
+                segment_bytes: 64 << 10,
                 tick: Nanos(TICK_NS),
                 election_ticks: 6,
                 request_deadline: Nanos(self.options.request_deadline),

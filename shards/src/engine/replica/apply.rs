@@ -11,6 +11,7 @@ use super::{Proposed, Replica};
 use crate::command::Command;
 use crate::contract::{Event, Now};
 use crate::defect::{self, Defect};
+use crate::engine::journal::Journal;
 use crate::engine::reads::ReadBatch;
 use crate::engine::{Courier, Parcel};
 use crate::entry::{Commands, EntryReader};
@@ -27,9 +28,9 @@ impl Replica {
     pub(super) fn restore(
         &mut self,
         now: Now,
-        index: Index,
-        term: Term,
+        (index, term): (Index, Term),
         conf_state: raft::eraftpb::ConfState,
+        journal: &mut Journal,
         courier: &mut Courier<'_>,
     ) {
         let Some(staged) = self.staged.take().filter(|staged| staged.index == index) else {
@@ -42,6 +43,12 @@ impl Replica {
         self.clock = ShardClock::resume(self.store.stamp(), now);
         self.formation = Some(staged.formation);
         self.applied = (index, term);
+        if let Some(head) = self.checkpoint_head()
+            && let Some(writer) = journal.writer()
+        {
+            writer.replace(self.shard, &head, &staged.bytes);
+            journal.checkpoint.take_if(|checkpoint| checkpoint.shard == self.shard);
+        }
         while let Some(proposed) = self.take_proposed_up_to(index) {
             self.fail_proposed(&proposed, Status::CoveredBySnapshot, Status::ReadTimeout, courier);
             while let Some(batch) = self.reads.take_barred(proposed.index, proposed.term) {

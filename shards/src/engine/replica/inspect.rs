@@ -4,23 +4,69 @@ use raft::StateRole;
 
 use super::Replica;
 use crate::contract::{ReplicaStatus, Role};
-use crate::engine::frames::Formation;
-use crate::ids::{Index, Nanos, ReplicaId, Term};
-use crate::store::{Store, StoreSettings};
+use crate::ids::{Formation, Index, Nanos, ReplicaId, Term};
+use crate::reader::Reader;
+use crate::store::{SnapshotProgress, Store};
+use crate::wal::CheckpointHead;
+
+/// Members of a shard that a snapshot may list.
+const MEMBERS_MAX: u64 = 16;
+/// Bytes of the longest opening.
+const OPENING_BYTES_MAX: usize = 16 + 8 * MEMBERS_MAX as usize;
 
 impl Replica {
-    /// The bytes of a snapshot at the applied index.
-    pub fn snapshot_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        if let Some(formation) = &self.formation {
-            bytes.extend_from_slice(&formation.epoch.to_le_bytes());
-            bytes.extend_from_slice(&(formation.members.len() as u64).to_le_bytes());
-            for member in &formation.members {
-                bytes.extend_from_slice(&member.0.to_le_bytes());
-            }
+    /// What a checkpoint at the applied index says beside the store; `None` for a replica that was
+    /// not taken in.
+    pub fn checkpoint_head(&self) -> Option<CheckpointHead> {
+        Some(CheckpointHead {
+            id: self.me,
+            formation: self.formation.clone()?,
+            applied: self.applied,
+            conf_state: self.log.conf_state(),
+            hard_state: self.log.hard_state(),
+        })
+    }
+
+    /// Begins a snapshot at the applied index for another replica; returns what goes before the
+    /// store. `None` while there is another snapshot under way, or nothing to show.
+    pub fn begin_transfer(&mut self) -> Option<Vec<u8>> {
+        let formation = self.formation.as_ref()?;
+        let mut opening = Vec::new();
+        opening.extend_from_slice(&formation.epoch.to_le_bytes());
+        opening.extend_from_slice(&(formation.members.len() as u64).to_le_bytes());
+        for member in &formation.members {
+            opening.extend_from_slice(&member.0.to_le_bytes());
         }
-        self.store.snapshot(&mut bytes);
-        bytes
+        self.store.begin_snapshot().then_some(opening)
+    }
+
+    /// Begins a snapshot at the applied index for the log; returns what goes with it.
+    pub fn begin_checkpoint(&mut self) -> Option<CheckpointHead> {
+        let head = self.checkpoint_head()?;
+        self.store.begin_snapshot().then_some(head)
+    }
+
+    /// Appends the next piece of the snapshot under way.
+    pub fn snapshot_chunk(&mut self, out: &mut Vec<u8>, bytes_max: usize) -> SnapshotProgress {
+        self.store.snapshot_chunk(out, bytes_max)
+    }
+
+    /// Gives up the snapshot under way.
+    pub fn abandon_snapshot(&mut self) {
+        self.store.abandon_snapshot();
+    }
+
+    /// Whether a snapshot is under way.
+    pub fn is_snapshotting(&self) -> bool {
+        self.store.is_snapshotting()
+    }
+
+    /// Visits the entries behind the applied index.
+    pub fn with_unapplied<T>(
+        &self,
+        visit: impl FnOnce(&mut dyn Iterator<Item = &raft::eraftpb::Entry>) -> T,
+    ) -> T {
+        self.log.with_unapplied(visit)
     }
 
     /// Its part in the group.
@@ -91,20 +137,67 @@ impl Replica {
     }
 }
 
-/// Reads what [`Replica::snapshot_bytes`] wrote.
-pub(super) fn decode_snapshot(bytes: &[u8], settings: StoreSettings) -> Option<(Formation, Store)> {
-    let (epoch, rest) = bytes.split_first_chunk::<8>()?;
-    let (count, mut rest) = rest.split_first_chunk::<8>()?;
-    let count = u64::from_le_bytes(*count);
-    if count == 0 || count > 16 {
-        return None;
+/// What goes before the store in a snapshot for another replica, as it arrives.
+#[derive(Debug, Default)]
+pub struct SnapshotOpening {
+    bytes: Vec<u8>,
+    formation: Option<Formation>,
+}
+
+impl SnapshotOpening {
+    /// Takes the next bytes; returns those that are not part of it any more. `None` if they make no
+    /// sense.
+    pub fn feed<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        if self.formation.is_some() {
+            return Some(bytes);
+        }
+        let known = self.bytes.len();
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(OPENING_BYTES_MAX)]);
+        let mut reader = Reader(&self.bytes);
+        let (Some(epoch), Some(count)) = (reader.u64(), reader.u64()) else { return Some(&[]) };
+        if count == 0 || count > MEMBERS_MAX {
+            return None;
+        }
+        let members = (0..count).map(|_| reader.u64().map(ReplicaId)).collect::<Option<Vec<_>>>();
+        let Some(members) = members else { return Some(&[]) };
+        self.formation = Some(Formation { epoch, members });
+        let opening_bytes = 16 + 8 * count as usize;
+        bytes.get(opening_bytes - known..)
     }
-    let mut members = Vec::new();
-    for _ in 0..count {
-        let (member, after) = rest.split_first_chunk::<8>()?;
-        members.push(ReplicaId(u64::from_le_bytes(*member)));
-        rest = after;
+
+    /// The formation, once the opening is whole.
+    pub fn finish(self) -> Option<Formation> {
+        self.formation
     }
-    let store = Store::restore(rest, settings).ok()?;
-    Some((Formation { epoch: u64::from_le_bytes(*epoch), members }, store))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_may_arrive_split_anywhere() {
+        let formation = Formation { epoch: 7, members: vec![ReplicaId(3), ReplicaId(9)] };
+        let mut whole = Vec::new();
+        for word in [7_u64, 2, 3, 9] {
+            whole.extend_from_slice(&word.to_le_bytes());
+        }
+        whole.extend_from_slice(b"the store");
+        for first in 0..whole.len() {
+            for second in first..whole.len() {
+                let mut opening = SnapshotOpening::default();
+                let pieces = [&whole[..first], &whole[first..second], &whole[second..]];
+                let rest: Vec<_> =
+                    pieces.iter().map(|piece| opening.feed(piece).expect("sense")).collect();
+                assert_eq!(rest.concat(), b"the store", "split at {first} and {second}");
+                assert_eq!(opening.finish().as_ref(), Some(&formation));
+            }
+        }
+    }
+
+    #[test]
+    fn an_opening_that_announces_too_many_members_is_refused() {
+        let mut opening = SnapshotOpening::default();
+        assert_eq!(opening.feed(&[255; 16]), None);
+    }
 }

@@ -1,0 +1,170 @@
+//! The homes of shards on a core: who lives there, and how a replica comes to be a member.
+//!
+//! A home holds an outsider, which has nothing and asks around, or a replica. `formation.rs` decides
+//! what an outsider says and when it becomes a replica; here its messages are sent, behind what
+//! the log must have first, and the replica is put in its place.
+
+use super::formation::{Outsider, Verdict};
+use super::frames::Message;
+use super::journal::Waiting;
+use super::outbox::Outbox;
+use super::replica::Replica;
+use super::{Core, SplitMix};
+use crate::contract::{CoreConfig, Event, Lane, LeaderView, Now, Outputs};
+use crate::defect::{self, Defect};
+use crate::ids::{Address, NodeId, ReplicaId, ShardId};
+use crate::wal::{RecoveredReplica, ReplicaRecord, Stage};
+
+/// A shard's replica on this core, in one of the stages of its life.
+#[derive(Debug)]
+pub(super) enum Member {
+    /// It has nothing, and asks around.
+    Outsider(Outsider),
+    /// It takes part in the group, or waits to be taken in.
+    Replica(Box<Replica>),
+}
+
+/// A shard whose home is this core.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) id: ReplicaId,
+    pub(super) member: Member,
+    pub(super) is_dirty: bool,
+    /// What the core last told others of this replica's leader.
+    pub(super) told: LeaderView,
+    /// Ticks since a newcomer last heard that there is a shard.
+    pub(super) unheard_ticks: u32,
+}
+
+impl Home {
+    pub(super) fn outsider(config: &CoreConfig, shard: ShardId, random: &mut SplitMix) -> Self {
+        let incarnation = random.next();
+        let incarnation = if defect::is(Defect::OldIdAfterWipe) { 1 } else { incarnation };
+        let id = ReplicaId::new(config.node, incarnation);
+        let nodes = config.placement.replicas(shard).collect();
+        Home {
+            id,
+            member: Member::Outsider(Outsider::new(shard, id, nodes)),
+            is_dirty: false,
+            told: LeaderView::default(),
+            unheard_ticks: 0,
+        }
+    }
+}
+
+impl Home {
+    /// Goes on with what the log knows of the replica.
+    pub(super) fn resume(
+        &mut self,
+        config: &CoreConfig,
+        now: Now,
+        shard: ShardId,
+        known: RecoveredReplica,
+    ) {
+        self.id = known.record.id;
+        self.member = match known.record.stage {
+            Stage::Outsider(promised) => {
+                let nodes = config.placement.replicas(shard).collect();
+                Member::Outsider(Outsider::resume(shard, self.id, nodes, promised))
+            }
+            Stage::Member(_) | Stage::Newcomer => {
+                Member::Replica(Box::new(Replica::resume(config, now, shard, known)))
+            }
+        };
+    }
+}
+
+impl Core {
+    pub(super) fn take_formation(
+        &mut self,
+        now: Now,
+        from: Address,
+        shard: ShardId,
+        message: Message<'_>,
+        outputs: &mut Outputs,
+    ) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        let outbox = &mut self.outbox;
+        let mut mail = Vec::new();
+        let verdict = match &mut home.member {
+            Member::Outsider(outsider) => {
+                outsider.receive(from.node, message, &mut |to, answer| mail.push((to, answer)))
+            }
+            Member::Replica(replica) => {
+                if let Message::Probe(_, id) = message {
+                    if let Some(formation) = replica.formation() {
+                        let formed = Message::Formed(shard, formation.clone());
+                        send_formation(outbox, shard, from.node, &formed);
+                    }
+                    replica.note_join(from.node, id);
+                }
+                if let Message::Formed(..) = message {
+                    home.unheard_ticks = 0;
+                }
+                Verdict::Wait
+            }
+        };
+        self.post_formation(shard, mail);
+        self.take_verdict(now, shard, verdict, outputs);
+    }
+
+    /// Sends an outsider's messages. Those that rest on its promise leave when that is durable.
+    pub(super) fn post_formation(&mut self, shard: ShardId, mail: Vec<(NodeId, Message<'static>)>) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        for (to, message) in mail {
+            let binds = matches!(message, Message::Prepare(..) | Message::Promise(..));
+            if let Member::Outsider(outsider) = &home.member
+                && let Some(promised) = outsider.promised()
+                && let Some(writer) = self.journal.writer()
+                && binds
+            {
+                let stage = Stage::Outsider(promised.clone());
+                writer.replica(shard, &ReplicaRecord { id: home.id, stage });
+                self.journal.wait(Waiting::Formation(shard, to, message));
+            } else {
+                send_formation(&mut self.outbox, shard, to, &message);
+            }
+        }
+    }
+
+    pub(super) fn take_verdict(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        verdict: Verdict,
+        outputs: &mut Outputs,
+    ) {
+        let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
+        let (stage, replica) = match verdict {
+            Verdict::Wait => return,
+            Verdict::Form(formation) => {
+                outputs.events.push(Event::Formed(shard));
+                let stage = Stage::Member(formation.clone());
+                (stage, Replica::found(&self.config, now, shard, home.id, formation))
+            }
+            Verdict::Join => {
+                outputs.events.push(Event::Joining(shard));
+                (Stage::Newcomer, Replica::join(&self.config, now, shard, home.id))
+            }
+        };
+        // Nobody waits for this record: it lies before everything that the replica will log.
+        if let Some(writer) = self.journal.writer() {
+            writer.replica(shard, &ReplicaRecord { id: home.id, stage });
+        }
+        home.member = Member::Replica(Box::new(replica));
+        home.unheard_ticks = 0;
+        self.mark_dirty(shard);
+    }
+}
+
+pub(super) fn send_formation(
+    outbox: &mut Outbox,
+    shard: ShardId,
+    node: NodeId,
+    message: &Message<'_>,
+) {
+    let to = outbox.home(shard, node);
+    if let Some(frame) = outbox.frame(to, Lane::Turn) {
+        frame.formation(message);
+    }
+}
