@@ -45,6 +45,18 @@ pub enum Defect {
     ForsakenForEver,
     /// A new leader's clock does not go on from the stamps in its log that are not applied yet.
     NewLeaderByOwnClock,
+    /// After a move to another number of cores, what is left of the old logs is read again.
+    OldLayoutReadAgain,
+    /// What waits for the log to be durable does not wait.
+    SkippedSync,
+    /// A replica that comes back with its log answers candidates at once.
+    VoteRightAfterRestart,
+    /// Frames of the log are believed without their checksum.
+    IgnoredChecksum,
+    /// A store restored from a snapshot gives its free slots out in another order.
+    FreeSlotsNotRestored,
+    /// A store restored from a snapshot has forgotten in which order its entries were used.
+    LruOrderNotRestored,
     /// A leader whose log cannot be written goes on sending heartbeats.
     HeartbeatsWhilePoisoned,
 }

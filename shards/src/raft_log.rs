@@ -199,6 +199,11 @@ impl RaftLog {
         self.inner.state.borrow().bytes
     }
 
+    /// Index of the last entry that was cut away, or that a snapshot stands for.
+    pub fn base(&self) -> Index {
+        Index(self.inner.state.borrow().base.0)
+    }
+
     /// Index of the last entry.
     pub fn last(&self) -> Index {
         Index(self.inner.state.borrow().last_index())

@@ -227,7 +227,8 @@ impl Replica {
         replica.store = store;
         replica.clock = ShardClock::resume(replica.store.stamp(), now);
         // The first tick may come at once, and is none.
-        replica.muted_ticks = if is_alone { 0 } else { config.election_ticks + 1 };
+        let is_mute = !is_alone && !defect::is(Defect::VoteRightAfterRestart);
+        replica.muted_ticks = if is_mute { config.election_ticks + 1 } else { 0 };
         replica.was_voter = replica.is_voter();
         replica
     }
@@ -254,7 +255,8 @@ impl Replica {
             check_quorum: true,
             pre_vote: true,
             min_election_tick: election_ticks,
-            max_election_tick: election_ticks + 2 * replication + 2,
+            // Exclusive: the highest lot, and the tick that a mute replica adds.
+            max_election_tick: election_ticks + 2 * replication + 3,
             read_only_option: match defect::is(Defect::LeaseOfRaftRs) {
                 true => ReadOnlyOption::LeaseBased,
                 false => ReadOnlyOption::Safe,
@@ -781,7 +783,8 @@ impl Replica {
         let read_states = ready.take_read_states();
         let number = ready.number();
         self.raw.advance_append_async(ready);
-        if self.awaits_disk && (must_persist || self.unpersisted > 0) {
+        let awaits_disk = self.awaits_disk && !defect::is(Defect::SkippedSync);
+        if awaits_disk && (must_persist || self.unpersisted > 0) {
             self.unpersisted += 1;
             let (shard, id) = (self.shard, self.me);
             let waiting = Unwritten::Ready(Persisting { shard, id, ready: number, messages });
@@ -790,7 +793,7 @@ impl Replica {
                 false => journal.wait_behind(waiting),
             }
         } else {
-            self.raw.on_persist_ready(number);
+            self.note_persisted(number);
             for message in messages {
                 courier.send(self, self.shard, message);
             }
@@ -814,10 +817,20 @@ impl Replica {
         (u64::from_le_bytes(*me) == self.me.0).then(|| u64::from_le_bytes(*attempt))
     }
 
+    /// Tells raft-rs that a ready is durable. A snapshot counts as applied only once that is said,
+    /// too, and there may be no later entry to say it with.
+    fn note_persisted(&mut self, ready: u64) {
+        self.raw.on_persist_ready(ready);
+        let (log, base) = (&self.raw.raft.raft_log, self.log.base().0);
+        if log.applied < base && base <= log.persisted {
+            self.raw.advance_apply_to(base);
+        }
+    }
+
     /// A disk operation of an earlier turn has ended well.
     pub fn persisted(&mut self, persisted: Persisting, courier: &mut Courier<'_>) {
         self.unpersisted -= 1;
-        self.raw.on_persist_ready(persisted.ready);
+        self.note_persisted(persisted.ready);
         for message in persisted.messages {
             courier.send(self, self.shard, message);
         }

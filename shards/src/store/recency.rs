@@ -3,6 +3,8 @@
 //! Every entry also carries a number from a counter that only grows, and the list is always
 //! sorted by it. So the order survives a snapshot as numbers, and links are rebuilt from them.
 
+use crate::defect::{self, Defect};
+
 use super::slab::{NONE, Slab};
 
 /// The list's ends and the counter.
@@ -80,6 +82,9 @@ impl RecencyList {
         let is_strict = order.is_sorted_by(|older, newer| older.0 < newer.0);
         if !is_strict || order.last().is_some_and(|(newest, _)| *newest >= next) {
             return None;
+        }
+        if defect::is(Defect::LruOrderNotRestored) {
+            order.sort_unstable_by_key(|(_, slot)| *slot);
         }
         let mut list = RecencyList::new(next);
         for (_, slot) in order {

@@ -304,6 +304,16 @@ impl Slab {
         next == NONE
     }
 
+    /// Lists the free slots anew, in the order of their numbers: what a restored store must not do.
+    pub fn relist_free(&mut self) {
+        (self.free, self.free_sum) = (NONE, Sum::default());
+        for slot in (0..self.len() as u32).rev() {
+            if self[slot].is_vacant() {
+                self.vacate(slot);
+            }
+        }
+    }
+
     fn fill(&mut self, slot: u32, data: Box<[u8]>) {
         let entry = &mut self[slot];
         entry.content = digest::hash_bytes(&data);

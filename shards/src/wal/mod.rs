@@ -43,6 +43,7 @@ pub use record::{ReplicaRecord, Stage};
 pub use recovery::{Log, ReadError, Recovered, RecoveredReplica, Segment, read};
 pub use writer::{BatchNumber, CheckpointHead, Writer, rewrite};
 
+use crate::defect::{self, Defect};
 use crate::ids::{CoreIndex, NodeId};
 
 /// Frames begin at multiples of this many bytes, and writes are as many long.
@@ -75,4 +76,13 @@ pub struct LogIdentity {
 /// `length` rounded up to whole blocks.
 const fn whole_blocks(length: usize) -> usize {
     length.next_multiple_of(BLOCK_BYTES)
+}
+
+/// The layout that counts among the complete ones. Of two, the later was written from the earlier,
+/// which only a crash has kept from being removed.
+pub fn current_layout(complete: impl Iterator<Item = u64>) -> Option<u64> {
+    match defect::is(Defect::OldLayoutReadAgain) {
+        true => complete.min(),
+        false => complete.max(),
+    }
 }

@@ -8,11 +8,11 @@
 //!
 //! What clients see is checked in `workload.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shards::contract::{Event, Role};
 use shards::engine::Core;
-use shards::ids::{Address, Index, ShardId, Term};
+use shards::ids::{Address, Index, NodeId, ShardId, Term};
 
 /// A replica's state at an applied index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,10 @@ pub struct Checkers {
     pub restores: u64,
     /// Newcomers that became voters.
     pub promotions: u64,
+    /// Cores whose log cannot be written any more, and which may stop.
+    pub failed_disks: BTreeSet<Address>,
+    /// Those of them that have been told: they must say nothing any more.
+    pub silent: BTreeSet<Address>,
 }
 
 impl Checkers {
@@ -48,6 +52,13 @@ impl Checkers {
         self.leaders.clear();
         self.prints.clear();
         self.applied.clear();
+    }
+
+    /// A life of `node` begins: what it applies again was applied before.
+    pub fn boot(&mut self, node: NodeId) {
+        self.applied.retain(|(_, at), _| at.node != node);
+        self.failed_disks.retain(|at| at.node != node);
+        self.silent.retain(|at| at.node != node);
     }
 
     /// Notes a violation; the first one counts.
@@ -64,17 +75,23 @@ impl Checkers {
     }
 
     /// Takes an event of the core at `at` in its life `life`.
-    pub fn event(&mut self, at: Address, life: u64, event: &Event) {
+    pub fn event(&mut self, at: Address, life: u64, event: &Event, core: Option<&Core>) {
         match event {
             Event::BecameLeader(shard, term) => {
                 self.elections += 1;
                 let leader = *self.leaders.entry((*shard, *term)).or_insert((at, life));
-                if leader != (at, life) {
+                // The only voter of its shard leads before its log says so: it asks nobody, and
+                // nobody hears of what it does before that is durable.
+                let status = core.and_then(|core| core.status(*shard));
+                let is_alone = status.is_some_and(|status| status.replicas.len() == 1);
+                let is_again = is_alone && leader.0.node == at.node;
+                if leader != (at, life) && !is_again {
                     self.violation(format!(
                         "shard {shard} has two leaders in term {term}: {leader:?} and {at}"
                     ));
                 }
             }
+            Event::ReplicaStopped(..) if self.failed_disks.contains(&at) => {}
             Event::ReplicaStopped(shard, reason) => {
                 self.violation(format!("{at} stopped shard {shard}: {reason}"));
             }

@@ -8,7 +8,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
-use shards::contract::ReadMode;
+use shards::contract::{Durability, ReadMode};
 use shards::defect::{Defect, activate};
 
 use crate::options::{Faults, Keys, MILLI, Options, SECOND};
@@ -29,7 +29,7 @@ enum Play {
     Seeds(fn(Options) -> Options),
 }
 
-const DEFECTS: [(Defect, Play); 16] = [
+const DEFECTS: [(Defect, Play); 24] = [
     (Defect::ReusedReadContext, Play::Scenario(scenarios::LATE_CONFIRMATIONS)),
     (Defect::LeaseOfRaftRs, Play::Scenario(scenarios::PAUSED_LEADER)),
     (Defect::LeaseAfterTimeoutNow, Play::Scenario(scenarios::READ_AFTER_HANDING_OVER)),
@@ -45,8 +45,21 @@ const DEFECTS: [(Defect, Play); 16] = [
     (Defect::FormedOnStaleEmpty, Play::Scenario(scenarios::EMPTY_ANSWERS_OF_FORMER_LIVES)),
     (Defect::ReadConfirmedByEarlierWrite, Play::Scenario(scenarios::READ_BEHIND_A_WRITE)),
     (Defect::ForsakenForEver, Play::Scenario(scenarios::MEMORY_LOST_ONE_BY_ONE)),
+    (Defect::VoteRightAfterRestart, Play::Scenario(scenarios::VOTER_STARTS_ANEW)),
+    (Defect::HeartbeatsWhilePoisoned, Play::Scenario(scenarios::POISONED_LEADER)),
+    (Defect::SkippedSync, Play::Seeds(losing_power)),
+    (Defect::IgnoredChecksum, Play::Seeds(damaged)),
+    (Defect::OldLayoutReadAgain, Play::Seeds(moving)),
+    (Defect::OldIdAfterWipe, Play::Seeds(wiped)),
+    (Defect::FreeSlotsNotRestored, Play::Seeds(evicting_and_crashing)),
+    (Defect::LruOrderNotRestored, Play::Seeds(evicting_and_crashing)),
     (Defect::NewLeaderByOwnClock, Play::Scenario(scenarios::FAST_WALL_CLOCK)),
 ];
+
+/// Without any reason for a key to vanish.
+fn strict(options: Options) -> Options {
+    Options { keys: Keys::Strict, shard_bytes_max: 4 << 20, ..options }
+}
 
 fn crashing(options: Options) -> Options {
     let faults = Faults {
@@ -57,15 +70,54 @@ fn crashing(options: Options) -> Options {
         detection_max: SECOND,
         ..options.faults
     };
-    Options { cores: vec![1; 3], faults, keys: Keys::Strict, ..options }
+    Options { cores: vec![1; 3], faults, ..strict(options) }
+}
+
+/// With disks, and crashes of which so many take the disk along or damage it, per mille.
+fn with_disks(options: Options, wipe_share: u64, damage_share: u64) -> Options {
+    let faults = Faults {
+        crash_every: 400 * MILLI,
+        crash_lasts: 50 * MILLI,
+        wipe_share,
+        damage_share,
+        disk_stall_every: 0,
+        disk_fail_every: 0,
+        ..options.faults
+    };
+    let durability = Durability::Fsync;
+    Options { cores: vec![1; 3], faults, durability, ..strict(options) }
+}
+
+fn losing_power(options: Options) -> Options {
+    let options = with_disks(options, 0, 0);
+    Options { faults: Faults { power_loss_every: SECOND, ..options.faults }, ..options }
+}
+
+fn damaged(options: Options) -> Options {
+    with_disks(options, 0, 1_000)
+}
+
+fn moving(options: Options) -> Options {
+    let options = with_disks(options, 0, 0);
+    Options { faults: Faults { recore: true, ..options.faults }, ..options }
+}
+
+fn wiped(options: Options) -> Options {
+    with_disks(options, 1_000, 0)
 }
 
 fn evicting(options: Options) -> Options {
-    Options { cores: vec![1; 3], keys: Keys::Evicted, keys_per_shard: 18, ..options }
+    let (keys, shard_bytes_max) = (Keys::Evicted, 2_500);
+    Options { cores: vec![1; 3], keys, shard_bytes_max, keys_per_shard: 18, ..options }
+}
+
+fn evicting_and_crashing(options: Options) -> Options {
+    let options = crashing(options);
+    evicting(Options { durability: Durability::Memory, ..options })
 }
 
 fn expiring(options: Options) -> Options {
-    Options { cores: vec![1; 3], keys: Keys::Expiring, ..options }
+    Options { cores: vec![1; 3], keys: Keys::Expiring, shard_bytes_max: 4 << 20, ..options }
 }
 
 fn pipelining(options: Options) -> Options {

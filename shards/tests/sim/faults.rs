@@ -3,11 +3,11 @@
 //! A node only loses its memory while every shard it holds is whole elsewhere: never more than a
 //! minority of a shard's replicas is without memory. That is what the promises cover.
 
-use shards::contract::{AdminCommand, Role};
+use shards::contract::{AdminCommand, Durability, Role};
 use shards::ids::{Address, CoreIndex, NodeId, ShardId};
 
 use crate::options::{MILLI, SECOND};
-use crate::world::{Event, Mail, World};
+use crate::world::{Event, Loss, Mail, World};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,15 @@ pub enum Fault {
     Transfer,
     /// A node hands everything over and restarts.
     Drain,
+    /// All nodes stop at once.
+    PowerLoss,
+    /// A disk answers nothing for a while.
+    DiskStall,
+    /// A disk fails.
+    DiskFailure,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 11] = [
     Fault::Partition,
     Fault::Cut,
     Fault::Crash,
@@ -39,6 +45,9 @@ const FAULTS: [Fault; 8] = [
     Fault::Clock,
     Fault::Transfer,
     Fault::Drain,
+    Fault::PowerLoss,
+    Fault::DiskStall,
+    Fault::DiskFailure,
 ];
 
 impl World {
@@ -53,6 +62,10 @@ impl World {
             Fault::Clock => faults.clock_every,
             Fault::Transfer => faults.transfer_every,
             Fault::Drain => faults.drain_every,
+            Fault::PowerLoss if self.has_disks() => faults.power_loss_every,
+            Fault::DiskStall if self.has_disks() => faults.disk_stall_every,
+            Fault::DiskFailure if self.has_disks() => faults.disk_fail_every,
+            Fault::PowerLoss | Fault::DiskStall | Fault::DiskFailure => 0,
         }
     }
 
@@ -85,6 +98,9 @@ impl World {
             Fault::Clock => self.move_some_clock(),
             Fault::Transfer => self.transfer_some_shard(),
             Fault::Drain => self.drain_some_node(),
+            Fault::PowerLoss => self.lose_power(),
+            Fault::DiskStall => self.stall_some_disk(),
+            Fault::DiskFailure => self.break_some_disk(),
         }
         self.plan(fault);
     }
@@ -169,9 +185,52 @@ impl World {
 
     fn crash_some_node(&mut self) {
         let node = self.some_node();
-        if self.can_spare(node) {
-            self.crash(node);
+        let can_spare = self.can_spare(node);
+        let faults = &self.options.faults;
+        let (damage, wipe) = (faults.damage_share, faults.wipe_share);
+        let loss = match can_spare {
+            true if !self.has_disks() || self.chaos.chance(wipe) => Loss::Everything,
+            true if self.chaos.chance(damage) => Loss::Damage,
+            _ => Loss::Memory,
+        };
+        if can_spare || self.has_disks() {
+            self.crash(node, loss);
             self.come_back(node);
+        }
+    }
+
+    fn has_disks(&self) -> bool {
+        self.options.durability == Durability::Fsync
+    }
+
+    fn lose_power(&mut self) {
+        self.tell(|| "the power fails".into());
+        self.tally.power_losses += 1;
+        for node in self.placement.nodes().to_vec() {
+            self.crash(node, Loss::Memory);
+            self.come_back(node);
+        }
+    }
+
+    fn some_core(&mut self) -> Address {
+        let node = self.some_node();
+        let core = CoreIndex(self.chaos.below(u64::from(self.process(node).cores)) as u16);
+        Address { node, core }
+    }
+
+    fn stall_some_disk(&mut self) {
+        let at = self.some_core();
+        let until = self.now + self.chaos.around(self.options.faults.disk_stall_lasts);
+        self.tell(|| format!("the disk of {at} stalls"));
+        if let Some(seat) = self.seat_mut(at) {
+            seat.disk_stalled_until = seat.disk_stalled_until.max(until);
+        }
+    }
+
+    fn break_some_disk(&mut self) {
+        let at = self.some_core();
+        if let Some(seat) = self.seat_mut(at) {
+            seat.disk_fails = true;
         }
     }
 
@@ -197,11 +256,10 @@ impl World {
     }
 
     fn stall_some_core(&mut self) {
-        let node = self.some_node();
-        let core = CoreIndex(self.chaos.below(u64::from(self.process(node).cores)) as u16);
+        let at = self.some_core();
         let lasts = self.chaos.around(self.options.faults.pause_lasts);
-        self.tell(|| format!("core {node}/{core} stops for {} ms", lasts / MILLI));
-        self.freeze(Address { node, core }, lasts);
+        self.tell(|| format!("core {at} stops for {} ms", lasts / MILLI));
+        self.freeze(at, lasts);
     }
 
     fn move_some_clock(&mut self) {
@@ -225,7 +283,8 @@ impl World {
     /// A node is asked to stop, does so a while later, and comes back.
     fn drain_some_node(&mut self) {
         let node = self.some_node();
-        if self.process(node).seats.is_empty() || !self.can_spare(node) {
+        let can_stop = self.has_disks() || self.can_spare(node);
+        if self.process(node).seats.is_empty() || !can_stop {
             return;
         }
         self.tell(|| format!("node {node} drains"));
@@ -242,8 +301,8 @@ impl World {
         if !self.draining.contains(&node) {
             return;
         }
-        if self.can_spare(node) {
-            self.crash(node);
+        if self.has_disks() || self.can_spare(node) {
+            self.crash(node, Loss::Memory);
             self.come_back(node);
         } else {
             self.schedule(self.now + 100 * MILLI, Event::Restart(node));
@@ -264,6 +323,7 @@ impl World {
             }
         }
         self.release();
+        self.release_disks();
         self.thaw();
         for node in nodes {
             self.boot(node);

@@ -6,9 +6,11 @@
 //! - `CORACLE_SIM_FIRST`: the first of them.
 //! - `CORACLE_SIM_SEED`: the seed that `replay` plays, telling what happens.
 
+mod boot;
 mod checkers;
 #[cfg(feature = "defects")]
 mod defects;
+mod disk;
 mod faults;
 mod network;
 mod options;
@@ -56,6 +58,43 @@ fn play(seed: u64, is_verbose: bool) -> Result<Report, String> {
     })
 }
 
+/// What all seeds of a run came to.
+#[derive(Debug, Default)]
+struct Total {
+    requests: u64,
+    turns: u64,
+    elections: u64,
+    snapshots_restored: u64,
+    power_losses: u64,
+    recoveries: u64,
+    damages: u64,
+    logs_set_aside: u64,
+    failed_disks: u64,
+    moves: u64,
+    deaths_in_moves: u64,
+    released_segments: u64,
+    /// Seeds with a key that had too many unknown outcomes to be judged.
+    undecided_seeds: u64,
+}
+
+impl Total {
+    fn add(&mut self, report: &Report) {
+        self.requests += report.requests as u64;
+        self.turns += report.turns;
+        self.elections += report.elections;
+        self.snapshots_restored += report.restores;
+        self.power_losses += report.power_losses;
+        self.recoveries += report.recoveries;
+        self.damages += report.damages;
+        self.logs_set_aside += report.logs_set_aside;
+        self.failed_disks += report.failed_disks;
+        self.moves += report.moves.0;
+        self.deaths_in_moves += report.moves.1;
+        self.released_segments += report.released_segments;
+        self.undecided_seeds += u64::from(report.undecided > 0);
+    }
+}
+
 #[test]
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "only to print the rate")]
 fn seeds_without_violation() {
@@ -63,17 +102,10 @@ fn seeds_without_violation() {
     let count = number_from_environment("CORACLE_SIM_SEEDS").unwrap_or(SEEDS);
     let start = std::time::Instant::now();
     let mut failures = Vec::new();
-    let (mut requests, mut turns, mut elections, mut restores) = (0, 0, 0, 0);
-    let mut undecided = 0;
+    let mut total = Total::default();
     for seed in first..first + count {
         match play(seed, false) {
-            Ok(report) => {
-                requests += report.requests;
-                turns += report.turns;
-                elections += report.elections;
-                restores += report.restores;
-                undecided += u64::from(report.undecided > 0);
-            }
+            Ok(report) => total.add(&report),
             Err(failure) => {
                 println!("{failure}");
                 failures.push(seed);
@@ -82,11 +114,10 @@ fn seeds_without_violation() {
     }
     let seconds = start.elapsed().as_secs_f64();
     println!(
-        "{count} seeds from {first} in {seconds:.1} s ({:.0} seeds per minute): {requests} \
-         requests, {turns} turns, {elections} elections, {restores} snapshots restored, \
-         {undecided} seeds not judged to the end",
+        "{count} seeds from {first} in {seconds:.1} s ({:.0} seeds per minute): {total:?}",
         count as f64 * 60.0 / seconds
     );
+    let undecided = total.undecided_seeds;
     assert!(undecided <= 1 + count / 50, "too many histories cannot be judged");
     assert!(failures.is_empty(), "violations under the seeds {failures:?}");
 }

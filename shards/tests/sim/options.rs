@@ -4,7 +4,7 @@
 //! the bugs of their combinations, and faults that always occur together hide those that need
 //! quiet.
 
-use shards::contract::ReadMode;
+use shards::contract::{Durability, ReadMode};
 
 use crate::random::Random;
 
@@ -14,6 +14,10 @@ pub const MICRO: u64 = 1_000;
 pub const MILLI: u64 = 1_000_000;
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
+
+/// By how much each of two clocks may run off, so that one is at most a tenth slower than the
+/// other: the bound that leases allow for. In millionths.
+pub const LEASE_DRIFT_MAX_PPM: u64 = 50_000;
 
 /// What may make a value vanish, and so what can be concluded from a miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,18 @@ pub struct Faults {
     pub clock_step_max_ms: u64,
     /// Leaderships that are handed over by an operator.
     pub transfer_every: u64,
+    /// Share of crashes that take the disk with them, where the shards can spare it.
+    pub wipe_share: u64,
+    /// Share of crashes after which the disk is damaged, likewise.
+    pub damage_share: u64,
+    /// Power losses of the whole cluster, where there are disks.
+    pub power_loss_every: u64,
+    /// Disks that stop for a while.
+    pub disk_stall_every: u64,
+    /// How long they stop.
+    pub disk_stall_lasts: u64,
+    /// Disks that fail.
+    pub disk_fail_every: u64,
     /// Nodes that hand everything over, stop and come back.
     pub drain_every: u64,
     /// Raft messages that are lost.
@@ -67,6 +83,19 @@ pub struct Faults {
     pub raft_delay: u64,
     /// How late.
     pub raft_delay_lasts: u64,
+}
+
+/// The disks of a seed. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Disks {
+    /// Bytes of a segment of a log: so few that logs rotate all the time.
+    pub segment_bytes: u64,
+    /// Longest write that is not stalled.
+    pub write_max: u64,
+    /// Share of moves to other cores, per mille, that end in a crash.
+    pub death_in_move_share: u64,
+    /// How long a process goes on after its log has failed, at most; for ever if `None`.
+    pub outlives_failure: Option<u64>,
 }
 
 /// Everything a seed decides.
@@ -96,8 +125,12 @@ pub struct Options {
     pub delay_mean: u64,
     /// Longest time from the first input of a turn to its end.
     pub gather_max: u64,
-    /// Longest disk operation; zero for one that ends within the turn.
-    pub disk_max: u64,
+    /// Whether nodes have disks.
+    pub durability: Durability,
+    /// The disks.
+    pub disk: Disks,
+    /// By how much monotonic clocks run faster or slower than the world's, at most, in millionths.
+    pub drift_max_ppm: u64,
     /// Differences between the nodes' wall clocks at the start, at most, in milliseconds.
     pub wall_skew_ms: u64,
     /// Faults.
@@ -137,11 +170,15 @@ impl Options {
             .max((2 * single_clients + 3 * pipelining_clients) * faults_last / requests / 2);
         let keys_per_shard = random.between(2, 6) * if keys == Keys::Evicted { 3 } else { 1 };
         let mut more = Random::stream(seed, "more options");
+        let reads = *more.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::Quorum]);
+        // Beyond the bound only reads by quorum are promised to be right.
+        let drift_max_ppm =
+            *more.pick(&[0, 0, 100, 10_000, LEASE_DRIFT_MAX_PPM, 6 * LEASE_DRIFT_MAX_PPM]);
         Options {
             seed,
             cores,
             replicas: *more.pick(&[3, 3, 5]),
-            reads: *more.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::Quorum]),
+            reads: if drift_max_ppm > LEASE_DRIFT_MAX_PPM { ReadMode::Quorum } else { reads },
             shards: *random.pick(&[1, 1, 2, 3, 4, 6, 8]),
             shard_bytes_max: if keys == Keys::Evicted { 2_500 } else { 4 << 20 },
             request_deadline: *random.pick(&[500, 1_000, 2_000]) * MILLI,
@@ -150,7 +187,14 @@ impl Options {
             delay_min: *random.pick(&[20, 100, 100, 500]) * MICRO,
             delay_mean: *random.pick(&[50, 200, 200, 1_000, 10_000]) * MICRO,
             gather_max: *random.pick(&[1, 50, 50, 1_000, 10_000]) * MICRO,
-            disk_max: *random.pick(&[0, 0, 0, 1, 20]) * MILLI,
+            durability: *more.pick(&[Durability::Memory, Durability::Fsync, Durability::Fsync]),
+            disk: Disks {
+                segment_bytes: *more.pick(&[16, 64, 64, 1_024]) << 10,
+                write_max: *more.pick(&[100, 1_000, 1_000, 5_000, 50_000]) * MICRO,
+                death_in_move_share: *more.pick(&[0, 500]),
+                outlives_failure: Some(300 * MILLI),
+            },
+            drift_max_ppm,
             wall_skew_ms: *random.pick(&[0, 10, 1_000, 3_600_000]),
             faults: draw_faults(&mut random),
             keys,
@@ -183,6 +227,9 @@ fn draw_faults(random: &mut Random) -> Faults {
         clock_every: every(&[200, 2_000]),
         transfer_every: every(&[200, 1_000]),
         drain_every: every(&[4_000]),
+        power_loss_every: every(&[1_500, 4_000]),
+        disk_stall_every: every(&[500, 2_000]),
+        disk_fail_every: every(&[1_000, 3_000]),
         ..Faults::default()
     };
     let mut share = |choices: &[u64]| {
@@ -199,6 +246,9 @@ fn draw_faults(random: &mut Random) -> Faults {
     faults.crash_lasts = *random.pick(&[5, 300, 1_500]) * MILLI;
     faults.recore = random.chance(300);
     faults.pause_lasts = *random.pick(&[20, 200, 700, 2_000]) * MILLI;
+    faults.wipe_share = *random.pick(&[0, 300, 1_000]);
+    faults.damage_share = *random.pick(&[0, 300, 700]);
+    faults.disk_stall_lasts = *random.pick(&[20, 300, 1_000, 3_000]) * MILLI;
     faults.clock_step_max_ms = *random.pick(&[50, 5_000, 3_600_000]);
     faults
 }

@@ -37,6 +37,20 @@ pub struct Report {
     pub expired: u64,
     /// Keys whose history had too many unknown outcomes to be judged.
     pub undecided: u64,
+    /// Times all nodes stopped at once, and came back with their disks.
+    pub power_losses: u64,
+    /// Starts of a node from what its disk held.
+    pub recoveries: u64,
+    /// Damages done to disks.
+    pub damages: u64,
+    /// Logs that were found damaged.
+    pub logs_set_aside: u64,
+    /// Disks that failed.
+    pub failed_disks: u64,
+    /// Moves to another number of cores, and how many of them ended in a crash.
+    pub moves: (u64, u64),
+    /// Segments of logs that were released.
+    pub released_segments: u64,
     /// Raft messages lost, doubled or delayed.
     pub mischiefs: u64,
     /// How long after the end of all faults the last shard answered, in nanoseconds.
@@ -88,6 +102,13 @@ pub fn run(options: Options, is_verbose: bool) -> Result<Report, String> {
         evicted,
         expired,
         undecided,
+        power_losses: world.tally.power_losses,
+        recoveries: world.tally.recoveries,
+        damages: world.tally.damages,
+        logs_set_aside: world.tally.logs_set_aside,
+        failed_disks: world.tally.failed_disks,
+        moves: (world.tally.moves, world.tally.deaths_in_moves),
+        released_segments: world.tally.released_segments,
         mischiefs: world.network.mischiefs,
         served_after,
         balanced_after,
@@ -102,7 +123,8 @@ fn wait(
     what: &str,
     mut is_so: impl FnMut(&World) -> Result<(), String>,
 ) -> Result<(), String> {
-    let until = world.now + within;
+    let slowest = 1_000_000 - world.options.drift_max_ppm;
+    let until = world.now + within * 1_000_000 / slowest;
     loop {
         let state = is_so(world);
         match state {

@@ -7,11 +7,11 @@
 
 use history::register::{Condition, Input};
 use shards::command::RequestBatch;
-use shards::contract::{AdminCommand, ReadMode, Role, ShardStatus};
+use shards::contract::{AdminCommand, Durability, ReadMode, Role, ShardStatus};
 use shards::ids::{Address, CoreIndex, NodeId, ShardId};
 
-use crate::options::{Faults, Keys, MICRO, MILLI, Options, SECOND};
-use crate::world::{Mail, TICK_NS, World};
+use crate::options::{Disks, Faults, Keys, MICRO, MILLI, Options, SECOND};
+use crate::world::{Loss, Mail, TICK_NS, World};
 
 /// What a variant came to: a violation, or whether the situation was met.
 pub type Played = Result<bool, String>;
@@ -42,7 +42,14 @@ fn quiet() -> Options {
         delay_min: 100 * MICRO,
         delay_mean: 100 * MICRO,
         gather_max: 10 * MICRO,
-        disk_max: 0,
+        durability: Durability::Memory,
+        disk: Disks {
+            segment_bytes: 64 << 10,
+            write_max: MILLI,
+            death_in_move_share: 0,
+            outlives_failure: None,
+        },
+        drift_max_ppm: 0,
         wall_skew_ms: 0,
         faults: Faults::default(),
         keys: Keys::Expiring,
@@ -239,7 +246,7 @@ pub const MEMORY_LOST_ONE_BY_ONE: Scenario = Scenario {
         let gap = [100, 150, 250, 400, 600][variant as usize % 5];
         let mut stage = Stage::settled(quiet())?;
         for node in [1, 2, 3].map(NodeId) {
-            stage.world.crash(node);
+            stage.world.crash(node, Loss::Everything);
             stage.pass(50 * MILLI)?;
             stage.world.boot(node);
             stage.pass(gap * MILLI)?;
@@ -266,7 +273,7 @@ pub const FAST_WALL_CLOCK: Scenario = Scenario {
         stage.ask_anew(1, set("value", Some(10 * SECOND)));
         stage.pass(2 * MILLI)?;
         let is_acknowledged = !stage.world.workload.is_waiting();
-        stage.world.crash(NodeId(1));
+        stage.world.crash(NodeId(1), Loss::Everything);
         stage.pass(SECOND)?;
         let met = is_acknowledged && stage.leads(2);
         for _ in 0..2 {
@@ -419,7 +426,7 @@ pub const EMPTY_ANSWERS_OF_FORMER_LIVES: Scenario = Scenario {
             return Ok(false);
         }
         for node in [2, 3].map(NodeId) {
-            stage.world.crash(node);
+            stage.world.crash(node, Loss::Everything);
         }
         stage.pass(20 * MILLI)?;
         for node in [2, 3].map(NodeId) {
@@ -429,6 +436,82 @@ pub const EMPTY_ANSWERS_OF_FORMER_LIVES: Scenario = Scenario {
             true => Ok(true),
             false => Err("the shard was formed with members that are gone".into()),
         }
+    },
+};
+
+/// A leader that holds a lease is cut off, and the follower that granted it starts anew with its
+/// log. It remembers no promise, and must not elect another before the lease has ended.
+pub const VOTER_STARTS_ANEW: Scenario = Scenario {
+    variants: 20,
+    play: |variant| {
+        let options = Options { reads: ReadMode::Lease, ..quiet() };
+        let mut stage = Stage::settled(Options { durability: Durability::Fsync, ..options })?;
+        stage.ask_anew(1, set("first", None));
+        stage.pass(20 * MILLI)?;
+        // Node 3 hears of nobody any more, and asks for votes.
+        stage.block(&[1], &[3]);
+        stage.block(&[3], &[1]);
+        stage.pass(SECOND + variant * 15 * MILLI)?;
+        stage.ask_anew(1, Input::Get);
+        let has_lease = |stage: &Stage| stage.status(1).is_some_and(|s| s.lease.is_some());
+        let met = stage.pass_until(10 * MILLI, has_lease)?;
+        stage.block(&[1], &[2]);
+        stage.block(&[2], &[1]);
+        stage.world.crash(NodeId(2), Loss::Memory);
+        stage.pass(MILLI)?;
+        stage.world.boot(NodeId(2));
+        stage.pass_until(250 * MILLI, |stage| stage.leads(3) || !has_lease(stage))?;
+        stage.ask_anew(3, set("second", None));
+        stage.pass(10 * MILLI)?;
+        stage.ask_anew(1, Input::Get);
+        stage.pass(10 * MILLI)?;
+        stage.judge()?;
+        Ok(met)
+    },
+};
+
+/// The leader's log cannot be written any more, and nobody ends its process: the others go on.
+pub const POISONED_LEADER: Scenario = Scenario {
+    variants: 1,
+    play: |_| {
+        let mut stage = Stage::settled(Options { durability: Durability::Fsync, ..quiet() })?;
+        if let Some(seat) = stage.world.seat_mut(at(1)) {
+            seat.disk_fails = true;
+        }
+        stage.ask_anew(2, set("first", None));
+        let has_failed = |stage: &Stage| stage.world.tally.failed_disks > 0;
+        let met = stage.pass_until(SECOND, has_failed)?;
+        stage.pass(SECOND)?;
+        stage.ask_anew(3, set("second", None));
+        stage.pass(SECOND)?;
+        match stage.leads(2) && stage.status(2).map(|s| s.keys) == Some(1) {
+            true => Ok(met),
+            false => Err("a shard whose leader cannot write its log serves nobody".into()),
+        }
+    },
+};
+
+/// A replica was away for so long that it gets a snapshot, and nothing after it. Then the leader
+/// goes, and it campaigns with a log that begins behind the snapshot.
+pub const CAMPAIGN_RIGHT_AFTER_A_SNAPSHOT: Scenario = Scenario {
+    variants: 1,
+    play: |_| {
+        let mut stage = Stage::settled(Options { durability: Durability::Fsync, ..quiet() })?;
+        stage.world.crash(NodeId(3), Loss::Memory);
+        stage.pass(LONG)?;
+        let value = "x".repeat(60_000);
+        for _ in 0..60 {
+            stage.ask_anew(1, set(&value, None));
+            stage.pass(5 * MILLI)?;
+        }
+        stage.world.boot(NodeId(3));
+        let is_restored = |stage: &Stage| stage.world.checkers.restores > 0;
+        let met = stage.pass_until(2 * SECOND, is_restored)?;
+        stage.world.freeze(at(1), LONG);
+        stage.world.freeze(at(2), LONG);
+        stage.pass(2 * SECOND)?;
+        stage.judge()?;
+        Ok(met)
     },
 };
 
@@ -487,6 +570,21 @@ fn an_entry_truncated_here_and_alive_elsewhere_is_not_reported_as_not_done() {
 #[test]
 fn a_key_seen_absent_does_not_come_back_with_the_next_leader() {
     hold(SEEN_ABSENT_BEFORE_HANDING_OVER);
+}
+
+#[test]
+fn a_voter_that_starts_anew_elects_nobody_while_a_lease_it_granted_lasts() {
+    hold(VOTER_STARTS_ANEW);
+}
+
+#[test]
+fn others_lead_soon_when_a_leader_cannot_write_its_log() {
+    hold(POISONED_LEADER);
+}
+
+#[test]
+fn a_replica_may_campaign_right_after_a_snapshot() {
+    hold(CAMPAIGN_RIGHT_AFTER_A_SNAPSHOT);
 }
 
 #[test]

@@ -488,7 +488,11 @@ impl World {
             .insert(sequence, Pending { record, shard, is_read, called: now, frozen_at_call });
         let input = match input {
             Input::Set { value, condition, lives, return_old } => {
-                let lives = lives.map(|lives| lives - EXPIRY_GRAIN_NS);
+                let shortest = |lives: u64| {
+                    (lives * 1_000_000 / (1_000_000 + self.options.drift_max_ppm))
+                        .saturating_sub(EXPIRY_GRAIN_NS)
+                };
+                let lives = lives.map(shortest);
                 Input::Set { value, condition, lives, return_old }
             }
             other => other,
@@ -508,8 +512,14 @@ impl World {
             operation,
             is_left_out: false,
         });
-        let due = now + self.options.request_deadline + DEADLINE_SLACK_NS;
+        let due = now + self.answered_within();
         self.schedule(due, crate::world::Event::Alarm(place, sequence));
+    }
+
+    /// How long a request may take by the world's clock, whatever the node's own says.
+    fn answered_within(&self) -> u64 {
+        let most = self.options.request_deadline + DEADLINE_SLACK_NS;
+        most * 1_000_000 / (1_000_000 - self.options.drift_max_ppm)
     }
 
     /// How long the client's core has stood still so far.
@@ -524,9 +534,15 @@ impl World {
     pub fn alarm(&mut self, place: usize, sequence: u32) {
         let Some(pending) = self.workload.clients[place].pending.get(&sequence) else { return };
         let frozen = self.frozen_ns(place).saturating_sub(pending.frozen_at_call);
-        let due = pending.called + self.options.request_deadline + DEADLINE_SLACK_NS + frozen;
+        let due = pending.called + self.answered_within() + frozen;
         if self.now < due {
             self.schedule(due, crate::world::Event::Alarm(place, sequence));
+            return;
+        }
+        let at = self.workload.clients[place].at;
+        if at.is_some_and(|at| self.checkers.failed_disks.contains(&at)) {
+            // A core that cannot write its log says nothing more, and its process ends.
+            self.schedule(self.now + TICK_NS, crate::world::Event::Alarm(place, sequence));
             return;
         }
         let text = format!(

@@ -8,16 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shards::command::RequestBatch;
-use shards::contract::{
-    AdminCommand, CoreConfig, DiskOperation, Durability, Input, Lane, Now, Outputs,
-};
+use shards::contract::{AdminCommand, DiskError, DiskOperation, Input, Lane, Now, Outputs};
 use shards::engine::Core;
 use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId};
 use shards::placement::Placement;
-use shards::wal::LogIdentity;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::checkers::Checkers;
+use crate::disk::{Disk, Write};
 use crate::faults::Fault;
 use crate::network::{Ends, Flight, Link, Network};
 use crate::options::{MICRO, MILLI, Options, SECOND};
@@ -40,8 +38,8 @@ pub enum Mail {
     LinkUp(Address, u16),
     /// See [`Input::LinkDown`].
     LinkDown(Address),
-    /// A completed disk operation.
-    Disk(u64),
+    /// The end of a disk operation.
+    Disk(u64, Result<(), DiskError>),
     /// Requests of a client.
     Requests(RequestBatch),
     /// An operator's wish.
@@ -75,6 +73,8 @@ pub enum Event {
     Restart(NodeId),
     /// A node starts.
     Boot(NodeId),
+    /// A process whose log failed in this life ends.
+    End(NodeId, u64),
 }
 
 /// A core with what waits for it.
@@ -89,7 +89,10 @@ pub struct Seat {
     pub frozen_until: u64,
     /// How long it has been kept from doing anything, in all.
     pub frozen_ns: u64,
-    last_disk: u64,
+    /// Its disk answers nothing before this time.
+    pub disk_stalled_until: u64,
+    /// Its next disk operation fails.
+    pub disk_fails: bool,
     seen_lives: BTreeMap<NodeId, u64>,
 }
 
@@ -104,8 +107,39 @@ pub struct Process {
     pub seats: Vec<Seat>,
     /// Its wall clock against that of the world, in milliseconds.
     pub wall_offset_ms: i64,
-    /// Its monotonic clock against that of the world, in nanoseconds.
+    /// Its monotonic clock against that of the world at the start, in nanoseconds.
     pub monotonic_offset: u64,
+    /// How much faster its monotonic clock runs than that of the world, in millionths.
+    pub drift_ppm: i64,
+    /// What outlives it.
+    pub disk: Disk,
+    /// Whether its disk was damaged since it last started.
+    pub is_damaged: bool,
+}
+
+impl Process {
+    fn monotonic(&self, now: u64) -> u64 {
+        let ahead = i128::from(now) * i128::from(self.drift_ppm) / 1_000_000;
+        self.monotonic_offset + now.saturating_add_signed(ahead as i64)
+    }
+
+    /// When its monotonic clock says `monotonic`, or shortly after.
+    fn time_of(&self, monotonic: u64) -> u64 {
+        let since_start = monotonic.saturating_sub(self.monotonic_offset);
+        let rate = 1_000_000_i128 + i128::from(self.drift_ppm);
+        (i128::from(since_start) * 1_000_000 / rate + 1) as u64
+    }
+}
+
+/// What a node that stops loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// What is not on its disk.
+    Memory,
+    /// Its disk as well.
+    Everything,
+    /// Its memory, and its disk is damaged.
+    Damage,
 }
 
 /// Everything.
@@ -130,6 +164,8 @@ pub struct World {
     pub chaos: Random,
     timing: Random,
     seeds: Random,
+    /// What becomes of bytes is drawn from here.
+    pub wear: Random,
     trace: Xxh3,
     /// Whether faults still strike.
     pub is_troubled: bool,
@@ -138,6 +174,29 @@ pub struct World {
     is_verbose: bool,
     /// Turns run so far.
     pub turns: u64,
+    /// What disks went through.
+    pub tally: Tally,
+}
+
+/// What disks went through.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Times all nodes stopped at once.
+    pub power_losses: u64,
+    /// Starts of a node from what its disk held.
+    pub recoveries: u64,
+    /// Damages done.
+    pub damages: u64,
+    /// Logs that were found damaged.
+    pub logs_set_aside: u64,
+    /// Disks that failed.
+    pub failed_disks: u64,
+    /// Moves to another number of cores.
+    pub moves: u64,
+    /// Nodes that died while they moved.
+    pub deaths_in_moves: u64,
+    /// Segments that were released.
+    pub released_segments: u64,
 }
 
 impl World {
@@ -155,6 +214,10 @@ impl World {
                 wall_offset_ms: clocks.between(0, 2 * options.wall_skew_ms) as i64
                     - options.wall_skew_ms as i64,
                 monotonic_offset: clocks.between(0, 1_000) * SECOND,
+                drift_ppm: clocks.between(0, 2 * options.drift_max_ppm) as i64
+                    - options.drift_max_ppm as i64,
+                disk: Disk::default(),
+                is_damaged: false,
             })
             .collect();
         let mut world = World {
@@ -168,11 +231,13 @@ impl World {
             chaos: Random::stream(options.seed, "faults"),
             timing: Random::stream(options.seed, "timing"),
             seeds: Random::stream(options.seed, "engine seeds"),
+            wear: Random::stream(options.seed, "disks"),
             trace: Xxh3::new(),
             is_troubled: true,
             draining: BTreeSet::new(),
             is_verbose,
             turns: 0,
+            tally: Tally::default(),
             placement,
             options,
         };
@@ -214,7 +279,7 @@ impl World {
         match event {
             Event::Turn(at, life) => self.turn(at, life),
             Event::Arrival(flight) => self.arrive(flight),
-            Event::Disk(at, life, id) => self.mail(at, Some(life), Mail::Disk(id)),
+            Event::Disk(at, life, id) => self.end_write(at, life, id),
             Event::GiveUp(ends, connection) => self.give_up(ends, connection),
             Event::NoticeLoss(ends) => self.notice_loss(ends),
             Event::Connect(ends) => self.connect(ends),
@@ -224,6 +289,7 @@ impl World {
             Event::Unblock(pairs) => self.unblock(&pairs),
             Event::Restart(node) => self.restart(node),
             Event::Boot(node) => self.boot(node),
+            Event::End(node, life) => self.end(node, life),
         }
     }
 
@@ -254,7 +320,8 @@ impl World {
         self.process(at.node).seats.get(usize::from(at.core.0))
     }
 
-    fn seat_mut(&mut self, at: Address) -> Option<&mut Seat> {
+    /// See [`seat`](Self::seat).
+    pub fn seat_mut(&mut self, at: Address) -> Option<&mut Seat> {
         self.process_mut(at.node).seats.get_mut(usize::from(at.core.0))
     }
 
@@ -274,7 +341,7 @@ impl World {
         let process = self.process(node);
         let wall = WALL_START_MS + self.now / MILLI;
         Now {
-            monotonic: Nanos(self.now + process.monotonic_offset),
+            monotonic: Nanos(process.monotonic(self.now)),
             wall: Millis(wall.saturating_add_signed(process.wall_offset_ms)),
         }
     }
@@ -318,15 +385,17 @@ impl World {
             return;
         }
         let Seat { core, outputs, inbox, .. } = seat;
+        let mut is_told = false;
         while let Some(mail) = inbox.pop_front() {
             let input = match &mail {
                 Mail::Frame(from, bytes) => Input::Frame { from: *from, bytes },
                 Mail::LinkUp(to, cores) => Input::LinkUp { to: *to, cores: *cores },
                 Mail::LinkDown(to) => Input::LinkDown { to: *to },
-                Mail::Disk(id) => Input::Disk { id: *id, result: Ok(()) },
+                Mail::Disk(id, result) => Input::Disk { id: *id, result: result.clone() },
                 Mail::Requests(batch) => Input::Requests(batch),
                 Mail::Admin(command) => Input::Admin(*command),
             };
+            is_told |= matches!(mail, Mail::Disk(_, Err(_)));
             core.step(clocks, input, outputs);
             if let Mail::Frame(_, bytes) = mail {
                 outputs.recycle(bytes);
@@ -335,8 +404,15 @@ impl World {
         core.step(clocks, Input::EndOfTurn, outputs);
         let mut outputs = std::mem::take(outputs);
         self.turns += 1;
+        let says_something = !outputs.frames.is_empty() || !outputs.replies.headers.is_empty();
+        if says_something && self.checkers.silent.contains(&at) {
+            self.checkers.violation(format!("{at} goes on without a log"));
+        }
+        if is_told {
+            self.checkers.silent.insert(at);
+        }
         self.drain(at, life, &mut outputs);
-        let wanted = outputs.next_deadline.0.saturating_sub(self.process(at.node).monotonic_offset);
+        let wanted = self.process(at.node).time_of(outputs.next_deadline.0);
         if let Some(seat) = self.seat_mut(at) {
             seat.outputs = outputs;
         }
@@ -351,7 +427,9 @@ impl World {
         for event in outputs.events.drain(..) {
             self.trace.update(format!("{event:?}").as_bytes());
             self.tell(|| format!("{at} {event:?}"));
-            self.checkers.event(at, life, &event);
+            let seats = &self.processes[usize::from(at.node.0) - 1].seats;
+            let core = seats.get(usize::from(at.core.0)).map(|seat| &seat.core);
+            self.checkers.event(at, life, &event, core);
         }
         for reply in &outputs.replies.headers {
             self.trace.update(format!("{reply:?}").as_bytes());
@@ -361,19 +439,7 @@ impl World {
         }
         outputs.replies.clear();
         for operation in outputs.disk.drain(..) {
-            let DiskOperation::Write { id, segment, offset, bytes, .. } = operation else {
-                continue;
-            };
-            for word in [id, segment, offset] {
-                self.trace.update(&word.to_le_bytes());
-            }
-            self.trace.update(&bytes);
-            let takes = self.timing.below(self.options.disk_max + 1);
-            let now = self.now;
-            let Some(seat) = self.seat_mut(at) else { continue };
-            seat.last_disk = seat.last_disk.max(now + takes);
-            let done = seat.last_disk;
-            self.schedule(done, Event::Disk(at, life, id));
+            self.carry_out(at, life, operation);
         }
         let mut sent: Vec<(Address, Lane)> = Vec::new();
         for frame in outputs.frames.drain(..) {
@@ -394,6 +460,63 @@ impl World {
                 self.schedule(at, Event::Arrival(flight));
             }
         }
+    }
+
+    fn carry_out(&mut self, at: Address, life: u64, operation: DiskOperation) {
+        let Some(log) = self.processes[usize::from(at.node.0) - 1].disk.log(at.core) else {
+            self.checkers.violation(format!("{at} writes, and has no disk"));
+            return;
+        };
+        match operation {
+            DiskOperation::Write { id, segment, segment_bytes, offset, bytes } => {
+                for word in [id, segment, segment_bytes, offset] {
+                    self.trace.update(&word.to_le_bytes());
+                }
+                self.trace.update(&bytes);
+                log.begin(Write { id, segment, segment_bytes, offset, bytes });
+                let takes = self.timing.below(self.options.disk.write_max + 1);
+                self.schedule(self.now + takes, Event::Disk(at, life, id));
+            }
+            DiskOperation::Release { before } => {
+                self.trace.update(&before.to_le_bytes());
+                self.tally.released_segments += log.release(before, &mut self.wear);
+            }
+        }
+    }
+
+    /// A write is durable, or has failed; unless the disk is stalled, or that life is over.
+    fn end_write(&mut self, at: Address, life: u64, id: u64) {
+        let now = self.now;
+        if self.process(at.node).life != life {
+            return;
+        }
+        let Some(seat) = self.seat_mut(at) else { return };
+        if seat.disk_stalled_until > now {
+            let until = seat.disk_stalled_until;
+            self.schedule(until, Event::Disk(at, life, id));
+            return;
+        }
+        let fails = std::mem::take(&mut seat.disk_fails);
+        let Some(log) = self.processes[usize::from(at.node.0) - 1].disk.log(at.core) else {
+            return;
+        };
+        if !log.is_writing(id) {
+            return;
+        }
+        if fails {
+            log.fail(&mut self.wear);
+            self.tell(|| format!("{at} cannot write its log any more"));
+            self.checkers.failed_disks.insert(at);
+            self.tally.failed_disks += 1;
+            if let Some(most) = self.options.disk.outlives_failure {
+                let ends_at = now + self.chaos.below(most) + 1;
+                self.schedule(ends_at, Event::End(at.node, life));
+            }
+        } else {
+            log.complete();
+        }
+        let result = if fails { Err(DiskError("input/output error".into())) } else { Ok(()) };
+        self.mail(at, Some(life), Mail::Disk(id, result));
     }
 
     fn arrive(&mut self, flight: Flight) {
@@ -529,48 +652,33 @@ impl World {
         self.mail(from, None, Mail::LinkUp(to, cores));
     }
 
-    /// Starts a node without memory.
-    pub fn boot(&mut self, node: NodeId) {
-        if !self.process(node).seats.is_empty() {
-            return;
-        }
+    /// The seed of a node's next life.
+    pub fn draw_seed(&mut self) -> u64 {
+        self.seeds.next()
+    }
+
+    /// A node's next life begins with these engines.
+    pub fn seat_cores(&mut self, node: NodeId, cores: Vec<Core>) {
         let now = self.now;
-        let seed = self.seeds.next();
+        self.checkers.boot(node);
         let process = &mut self.processes[usize::from(node.0) - 1];
         process.life += 1;
-        let cores = process.cores;
-        for core in (0..cores).map(CoreIndex) {
-            let config = CoreConfig {
-                node,
+        process.is_damaged = false;
+        process.seats = cores
+            .into_iter()
+            .map(|core| Seat {
                 core,
-                cores,
-                placement: self.placement.clone(),
-                shard_bytes_max: self.options.shard_bytes_max,
-                value_bytes_max: 1 << 16,
-                durability: match self.options.disk_max {
-                    0 => Durability::Memory,
-                    _ => Durability::Fsync,
-                },
-                reads: self.options.reads,
-                log: LogIdentity { cluster: 1, node, layout: 1, core },
-                segment_bytes: 64 << 10,
-                tick: Nanos(TICK_NS),
-                election_ticks: 6,
-                request_deadline: Nanos(self.options.request_deadline),
-                parked_bytes_max: self.options.parked_bytes_max,
-                seed: seed ^ u64::from(core.0),
-            };
-            process.seats.push(Seat {
-                core: Core::new(config),
                 outputs: Outputs::default(),
                 inbox: VecDeque::new(),
                 turn_at: u64::MAX,
                 frozen_until: 0,
                 frozen_ns: 0,
-                last_disk: 0,
+                disk_stalled_until: 0,
+                disk_fails: false,
                 seen_lives: BTreeMap::new(),
-            });
-        }
+            })
+            .collect();
+        let cores = process.seats.len() as u16;
         self.tell(|| format!("node {node} starts with {cores} cores"));
         for core in (0..cores).map(CoreIndex) {
             self.schedule_turn(Address { node, core }, now + 1);
@@ -618,13 +726,25 @@ impl World {
         }
     }
 
-    /// Takes a node's memory away. Frames it has sent may still arrive.
-    pub fn crash(&mut self, node: NodeId) {
+    /// Stops a node at once. Frames it has sent may still arrive.
+    pub fn crash(&mut self, node: NodeId, loss: Loss) {
         if self.process(node).seats.is_empty() {
             return;
         }
-        self.tell(|| format!("node {node} crashes"));
-        self.process_mut(node).seats.clear();
+        self.tell(|| format!("node {node} crashes and loses {loss:?}"));
+        let process = &mut self.processes[usize::from(node.0) - 1];
+        process.seats.clear();
+        process.disk.crash(&mut self.wear);
+        match loss {
+            Loss::Memory => {}
+            Loss::Everything => process.disk = Disk::default(),
+            Loss::Damage => {
+                let damage = process.disk.damage(&mut self.wear);
+                process.is_damaged |= damage.is_some();
+                self.tally.damages += u64::from(damage.is_some());
+                self.tell(|| format!("disk of {node}: {damage:?}"));
+            }
+        }
         self.draining.remove(&node);
         let ends: Vec<_> = self.network.links.keys().copied().collect();
         for ends in ends {
@@ -656,6 +776,32 @@ impl World {
             let until = seat.frozen_until.max(now + lasts);
             seat.frozen_ns += until - seat.frozen_until.max(now);
             seat.frozen_until = until;
+        }
+    }
+
+    /// A process whose log has failed ends, and comes back.
+    fn end(&mut self, node: NodeId, life: u64) {
+        if self.process(node).life == life {
+            self.crash(node, Loss::Memory);
+            let at = self.now + 1 + self.chaos.around(self.options.faults.crash_lasts);
+            self.schedule(at, Event::Boot(node));
+        }
+    }
+
+    /// Ends all stalls of disks.
+    pub fn release_disks(&mut self) {
+        let now = self.now;
+        for at in self.living() {
+            let life = self.process(at.node).life;
+            let Some(seat) = self.seat_mut(at) else { continue };
+            seat.disk_fails = false;
+            if seat.disk_stalled_until > now {
+                seat.disk_stalled_until = now;
+                let log = self.processes[usize::from(at.node.0) - 1].disk.log(at.core);
+                if let Some(id) = log.and_then(|log| log.write_under_way()) {
+                    self.schedule(now + 1, Event::Disk(at, life, id));
+                }
+            }
         }
     }
 
