@@ -17,11 +17,16 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Variables with our prefix that are not settings of a node: the name of the file, those of the
 /// other subcommands, and those of the tests and measurements of this tree, which start servers.
-const OTHER_VARIABLES: [&str; 4] =
-    ["CORACLE_CONFIG", "CORACLE_ADDR", "CORACLE_KILL_TRIALS", "CORACLE_LOADGEN"];
+const OTHER_VARIABLES: [&str; 5] = [
+    "CORACLE_CONFIG",
+    "CORACLE_ADDR",
+    "CORACLE_KILL_TRIALS",
+    "CORACLE_LOADGEN",
+    "CORACLE_PAUSE_TRIALS",
+];
 
 /// What families of such variables start with.
-const OTHER_PREFIXES: [&str; 2] = ["CORACLE_SIM_", "CORACLE_TEST_"];
+const OTHER_PREFIXES: [&str; 3] = ["CORACLE_SIM_", "CORACLE_TEST_", "CORACLE_TORTURE_"];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! A cluster of `coracle serve` processes on a loopback network of its own.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::http;
 use crate::wire::Resp;
 
 /// Clusters run one after the other.
@@ -132,14 +132,14 @@ impl Cluster {
     pub fn wait_until_ready(&self) {
         self.wait("every running node is ready", START_DEADLINE, || {
             self.running().iter().all(|&node| {
-                http_get(self.socket(node, 7480), "/readyz").is_some_and(|(code, _)| code == 200)
+                http::get(self.socket(node, 7480), "/readyz").is_some_and(|(code, _)| code == 200)
             })
         });
     }
 
     /// `/v1/shards` of a node.
     pub fn shards(&self, node: u16) -> Option<Vec<Value>> {
-        let (code, body) = http_get(self.socket(node, 7480), "/v1/shards")?;
+        let (code, body) = http::get(self.socket(node, 7480), "/v1/shards")?;
         let value: Value = serde_json::from_str(&body).ok()?;
         (code == 200).then(|| value["shards"].as_array().cloned())?
     }
@@ -178,27 +178,4 @@ impl Drop for Cluster {
 /// The step of a wait for a condition.
 pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(10));
-}
-
-/// A plain HTTP GET: status and body.
-pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let timeout = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
-    stream.set_read_timeout(Some(timeout)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let code = answer.split(' ').nth(1)?.parse().ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        return Some((code, body.to_owned()));
-    }
-    let mut rest = body;
-    let mut whole = String::new();
-    while let Some((length, after)) = rest.split_once("\r\n") {
-        let length = usize::from_str_radix(length, 16).ok()?;
-        whole.push_str(after.get(..length)?);
-        rest = after.get(length + 2..).unwrap_or("");
-    }
-    Some((code, whole))
 }

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod failover;
+mod http;
 mod leadership;
 mod malformed;
 mod routing;

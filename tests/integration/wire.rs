@@ -43,6 +43,15 @@ impl Value {
     }
 }
 
+/// A connection on which nothing takes longer than `deadline`.
+pub fn connect(address: SocketAddr, deadline: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(deadline))?;
+    stream.set_write_timeout(Some(deadline))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A RESP2 connection.
 pub struct Resp {
     stream: BufReader<TcpStream>,
@@ -50,11 +59,12 @@ pub struct Resp {
 
 impl Resp {
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_nodelay(true)?;
-        Ok(Resp { stream: BufReader::new(stream) })
+        connect(address, Duration::from_secs(10)).map(Self::over)
+    }
+
+    /// Over a connection that is there already.
+    pub fn over(stream: TcpStream) -> Self {
+        Resp { stream: BufReader::new(stream) }
     }
 
     pub fn encode(arguments: &[&[u8]]) -> Vec<u8> {
@@ -129,13 +139,25 @@ pub struct BinaryReply {
 
 /// Encodes a request of memcached's binary protocol.
 pub fn binary_request(opcode: u8, opaque: u32, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
+    binary_request_with_cas(opcode, opaque, 0, extras, key, value)
+}
+
+/// The same, insisting on a version.
+pub fn binary_request_with_cas(
+    opcode: u8,
+    opaque: u32,
+    cas: u64,
+    extras: &[u8],
+    key: &[u8],
+    value: &[u8],
+) -> Vec<u8> {
     let mut bytes = vec![0x80, opcode];
     bytes.extend_from_slice(&(key.len() as u16).to_be_bytes());
     bytes.extend_from_slice(&[extras.len() as u8, 0, 0, 0]);
     let body = (extras.len() + key.len() + value.len()) as u32;
     bytes.extend_from_slice(&body.to_be_bytes());
     bytes.extend_from_slice(&opaque.to_be_bytes());
-    bytes.extend_from_slice(&[0; 8]);
+    bytes.extend_from_slice(&cas.to_be_bytes());
     for part in [extras, key, value] {
         bytes.extend_from_slice(part);
     }
@@ -146,7 +168,10 @@ pub fn binary_request(opcode: u8, opaque: u32, extras: &[u8], key: &[u8], value:
 pub fn read_binary(stream: &mut impl Read) -> io::Result<BinaryReply> {
     let mut header = [0; 24];
     stream.read_exact(&mut header)?;
-    assert_eq!(header[0], 0x81, "not a response: {header:?}");
+    if header[0] != 0x81 {
+        let text = format!("not a response: {header:?}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     let key_length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let extras_length = usize::from(header[4]);
     let body_length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;

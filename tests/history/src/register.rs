@@ -12,12 +12,12 @@
 //! learnt from the first operation that shows it.
 
 use std::collections::HashSet;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::{Model, Operation, Outcome, Violation};
 
 /// A value.
-pub type Value = Rc<[u8]>;
+pub type Value = Arc<[u8]>;
 
 /// When a [`Input::Set`] stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,17 +82,20 @@ pub enum Status {
     NotANumber,
 }
 
+/// A version, length or count that an answer should have and the protocol does not tell.
+pub const UNTOLD: u64 = u64::MAX;
+
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// How it ended.
     pub status: Status,
-    /// The version of the key after it; zero where there is none.
+    /// The version of the key after it; zero where there is none, or [`UNTOLD`].
     pub version: u64,
     /// The value, where one was asked for.
     pub value: Option<Value>,
     /// The sum after an increment, the length after an append; for a set that stored, 1 if the key
-    /// was there before and 0 if not.
+    /// was there before and 0 if not. The latter two may be [`UNTOLD`].
     pub number: u64,
 }
 
@@ -267,9 +270,8 @@ fn effect(state: &State, operation: &Operation<Input, Output>) -> Option<State> 
                 (Condition::Always, _)
                 | (Condition::IfAbsent, State::Absent)
                 | (Condition::IfPresent, State::Present { .. }) => true,
-                (Condition::IfVersion(wanted), State::Present { version, .. }) => {
-                    version == wanted || *version == 0
-                }
+                // Whoever names a version has it from an operation that came before and showed it.
+                (Condition::IfVersion(wanted), State::Present { version, .. }) => version == wanted,
                 _ => false,
             };
             let vanishes_from = lives.map_or(u64::MAX, |lives| operation.called + lives);
@@ -309,7 +311,12 @@ fn explain(state: &State, operation: &Operation<Input, Output>, output: &Output)
             refused(state, output, shows_old)
         }
         (Input::Set { condition: Condition::IfVersion(wanted), .. }, Status::ConditionFailed) => {
-            refused(state, output, shows_old).filter(|_| output.version != *wanted)
+            let held = match state {
+                State::Present { version, .. } => *version,
+                State::Absent => 0,
+            };
+            let differs = output.version != *wanted && held != *wanted;
+            refused(state, output, shows_old).filter(|_| differs)
         }
         (Input::Increment(_), Status::NotANumber) => {
             let State::Present { value, .. } = state else { return None };
@@ -321,6 +328,7 @@ fn explain(state: &State, operation: &Operation<Input, Output>, output: &Output)
             }
             if matches!(operation.input, Input::Set { .. })
                 && output.number != u64::from(!is_absent)
+                && output.number != UNTOLD
             {
                 return None;
             }
@@ -332,7 +340,8 @@ fn explain(state: &State, operation: &Operation<Input, Output>, output: &Output)
                 }
                 Input::Append(_) => {
                     let State::Present { value, .. } = &after else { return None };
-                    (value.len() as u64 == output.number).then_some(())?;
+                    let is_told = output.number != UNTOLD;
+                    (!is_told || value.len() as u64 == output.number).then_some(())?;
                 }
                 _ => {}
             }
@@ -353,8 +362,9 @@ fn value_of(state: &State) -> Option<&Value> {
 fn observe(state: &State, value: &Value, version: u64) -> Option<State> {
     match state {
         State::Present { value: held, version: known, vanishes_from }
-            if held == value && (*known == 0 || *known == version) =>
+            if held == value && (*known == 0 || *known == version || version == UNTOLD) =>
         {
+            let version = if version == UNTOLD { *known } else { version };
             Some(State::Present { value: held.clone(), version, vanishes_from: *vanishes_from })
         }
         _ => None,
@@ -372,9 +382,10 @@ fn refused(state: &State, output: &Output, shows_value: bool) -> Option<State> {
 
 fn with_version(state: State, seen: u64) -> Option<State> {
     match state {
-        State::Absent => (seen == 0).then_some(State::Absent),
+        State::Absent => matches!(seen, 0 | UNTOLD).then_some(State::Absent),
         State::Present { value, vanishes_from, .. } => {
-            (seen != 0).then_some(State::Present { value, version: seen, vanishes_from })
+            let version = if seen == UNTOLD { 0 } else { seen };
+            (seen != 0).then_some(State::Present { value, version, vanishes_from })
         }
     }
 }

@@ -194,6 +194,36 @@ fn a_condition_follows_the_version() {
 }
 
 #[test]
+fn answers_that_tell_no_versions_are_judged_by_what_they_tell() {
+    use history::register::UNTOLD;
+    let told = |called, at, input, value: Option<&str>, number| {
+        let value = value.map(self::value);
+        step(called, at, input, Output { status: Status::Ok, version: UNTOLD, value, number })
+    };
+    let set = |called, at, text| told(called, at, set_input(text, Condition::Always), None, UNTOLD);
+    let get = |called, at, text| told(called, at, Input::Get, Some(text), 0);
+    let append =
+        |called, at, text, length| told(called, at, Input::Append(value(text)), None, length);
+    let delete = |called, at| told(called, at, Input::Delete { return_old: false }, None, 0);
+    good(&[set(0, 1, "a"), get(2, 3, "a"), append(4, 5, "b", 2), get(6, 7, "ab")]);
+    good(&[set(0, 1, "a"), delete(2, 3), miss(4, 5), append(6, 7, "b", UNTOLD), get(8, 9, "b")]);
+    bad(&[set(0, 1, "a"), set(2, 3, "b"), get(4, 5, "a")]);
+    bad(&[set(0, 1, "a"), append(2, 3, "b", 1)]);
+    bad(&[set(0, 1, "a"), miss(2, 3)]);
+    bad(&[set(0, 1, "a"), delete(2, 3), get(4, 5, "a")]);
+
+    let swap = |called, at, wanted, status| {
+        let input = set_input("c", Condition::IfVersion(wanted));
+        step(called, at, input, Output { status, version: UNTOLD, value: None, number: UNTOLD })
+    };
+    let shown = hit(2, 3, "a", 7);
+    good(&[set(0, 1, "a"), shown.clone(), swap(4, 5, 7, Status::Ok), get(6, 7, "c")]);
+    good(&[set(0, 1, "a"), shown.clone(), set(4, 5, "b"), swap(6, 7, 7, Status::ConditionFailed)]);
+    bad(&[set(0, 1, "a"), shown.clone(), set(4, 5, "b"), swap(6, 7, 7, Status::Ok)]);
+    bad(&[set(0, 1, "a"), shown, swap(4, 5, 7, Status::ConditionFailed)]);
+}
+
+#[test]
 fn a_key_set_only_if_absent_has_one_winner() {
     let attempt = |called, at, text: &str, status, version| {
         step(called, at, set_input(text, Condition::IfAbsent), bare(status, version))
