@@ -52,6 +52,8 @@ const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// How old the last stamp may get while there are deadlines. A replica that comes back knows time
 /// by the stamps in its log alone.
 const IDLE_STAMP_INTERVAL_MS: u64 = 5_000;
+/// Who lacks entries older than so many ticks (250 ms) does not keep up, and is handed no leadership.
+const KEEPS_UP_TICKS: usize = 5;
 /// Readies worked off in one turn before other shards get theirs.
 const READIES_PER_TURN: usize = 8;
 
@@ -169,6 +171,8 @@ pub struct Replica {
     hold_ticks: u32,
     /// Ticks since each node of the shard was last heard of, by rank.
     silent_ticks: Vec<u32>,
+    /// The last index of the log at each of the latest ticks, the oldest first.
+    last_at_ticks: [Index; KEEPS_UP_TICKS],
     operations: u64,
 }
 
@@ -311,6 +315,7 @@ impl Replica {
             stable_ticks: 0,
             hold_ticks: 0,
             silent_ticks: vec![0; replication],
+            last_at_ticks: [Index(0); KEEPS_UP_TICKS],
             operations: 0,
         }
     }
@@ -539,6 +544,8 @@ impl Replica {
         }
         self.expire(now.monotonic, courier);
         self.hold_ticks = self.hold_ticks.saturating_sub(1);
+        self.last_at_ticks.rotate_left(1);
+        self.last_at_ticks[KEEPS_UP_TICKS - 1] = self.log.last();
         for ticks in &mut self.silent_ticks {
             *ticks = ticks.saturating_add(1);
         }

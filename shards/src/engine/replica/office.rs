@@ -139,6 +139,8 @@ impl Replica {
         self.raw.transfer_leader(id);
     }
 
+    /// The voter on `node`, if it is heard of and keeps up. One whose disk stands still lacks what is
+    /// old, however little that is.
     pub(super) fn caught_up_voter(&self, node: NodeId) -> Option<u64> {
         let last = self.raw.raft.raft_log.last_index();
         let conf = self.log.conf_state();
@@ -151,6 +153,7 @@ impl Replica {
                 && self.raw.raft.prs().get(id).is_some_and(|progress| {
                     progress.state == ProgressState::Replicate
                         && progress.matched + CAUGHT_UP_ENTRIES >= last
+                        && progress.matched >= self.last_at_ticks[0].0
                 })
         })
     }
