@@ -371,6 +371,20 @@ impl Fields<'_> {
     }
 }
 
+/// Who may answer a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// The shard's leader.
+    #[default]
+    Leader,
+    /// The replica on the node that takes the request, if there is one: as fresh as the leader's
+    /// answer, for which that replica asks the leader how far it must have come.
+    Replica,
+    /// The same replica, as it is: the answer may be old, and answers of different replicas need
+    /// not agree.
+    Stale,
+}
+
 /// One request of a [`RequestBatch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -383,6 +397,8 @@ pub struct Request {
     /// Whether the same connection has an unanswered request to this shard that this one must not
     /// overtake: a write, for a read; a read, for a write.
     pub ordered: bool,
+    /// Who may answer it, if it is a read.
+    pub read_from: ReadFrom,
     /// Where the encoded command starts in the batch's bytes.
     pub start: u32,
     /// Where it ends.
@@ -400,6 +416,18 @@ impl RequestBatch {
     /// Adds a request. Writes of one connection to one shard run in the order of their pushes, and
     /// so do its reads and writes if `ordered` says where they meet (see [`Request::ordered`]).
     pub fn push(&mut self, shard: ShardId, token: Token, ordered: bool, command: &Command<'_>) {
+        self.push_read(shard, token, ordered, ReadFrom::Leader, command);
+    }
+
+    /// Adds a request as [`push`](Self::push) does; a read may be answered by `read_from`.
+    pub fn push_read(
+        &mut self,
+        shard: ShardId,
+        token: Token,
+        ordered: bool,
+        read_from: ReadFrom,
+        command: &Command<'_>,
+    ) {
         let start = self.bytes.len() as u32;
         command.encode(&mut self.bytes);
         self.requests.push(Request {
@@ -407,6 +435,7 @@ impl RequestBatch {
             token,
             is_read: command.operation.is_read(),
             ordered,
+            read_from,
             start,
             end: self.bytes.len() as u32,
         });

@@ -251,6 +251,23 @@ pub struct LeaderView {
     pub leader: Option<NodeId>,
 }
 
+/// How reads were answered by a core since its start, and what that took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadCounts {
+    /// Reads that a leader answered under its lease, without a message.
+    pub lease: u64,
+    /// Reads that a leader answered after it had asked a majority.
+    pub quorum: u64,
+    /// Reads that a follower answered, as fresh as a leader's.
+    pub follower: u64,
+    /// Reads answered as the replica was, because the request allowed it.
+    pub stale: u64,
+    /// Rounds to a majority, for reads and for the renewal of leases, repetitions included.
+    pub rounds: u64,
+    /// Questions of followers to their leaders, repetitions included.
+    pub questions: u64,
+}
+
 /// What a replica is to its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

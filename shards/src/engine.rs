@@ -10,15 +10,18 @@
 //! once, never in a burst, so that a stalled process does not depose anybody on waking up.
 
 mod checkpoint;
+mod follower_reads;
 mod formation;
 pub mod frames;
 mod homes;
 mod journal;
 mod lease;
 mod outbox;
+mod read_from;
 mod reads;
 mod replica;
 mod router;
+mod siblings;
 mod transfers;
 
 use raft::eraftpb::MessageType;
@@ -29,11 +32,12 @@ use self::journal::{Journal, Waiting};
 use self::outbox::Outbox;
 use self::replica::{Persisting, Replica};
 use self::router::{Parked, Router};
+use self::siblings::SiblingReads;
 use self::transfers::{Ended, Transfers};
-use crate::command::RequestBatch;
+use crate::command::{ReadFrom, RequestBatch};
 use crate::contract::{
-    AdminCommand, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs, Role,
-    ShardStatus,
+    AdminCommand, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs, ReadCounts,
+    Role, ShardStatus,
 };
 use crate::defect::{self, Defect};
 use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
@@ -81,6 +85,7 @@ struct Courier<'a> {
     returned: &'a mut Vec<(ShardId, Parked)>,
     transfers: &'a mut Transfers,
     refusals: &'a mut Refusals,
+    counts: &'a mut ReadCounts,
 }
 
 /// The last batch of each origin core and shard that was refused, or given back after it had been
@@ -124,12 +129,15 @@ impl Courier<'_> {
         }
     }
 
-    /// Returns a command that certainly did not run: to this core's router, or to its sender.
+    /// Returns a command that certainly did not run: to this core's router, or to its sender, who
+    /// takes it to the leader.
     fn give_back(&mut self, shard: ShardId, view: LeaderView, parcel: &Parcel<'_>) {
         match parcel.origin {
             Origin::Local(token) => self.returned.push((shard, Parked::new(token, parcel))),
             Origin::Remote { to, batch, .. } => {
-                self.refusals.insert((shard, to), batch);
+                if !siblings::is_for_replica(batch) {
+                    self.refusals.insert((shard, to), batch);
+                }
                 self.fail(shard, view, &[parcel.origin], Status::NotLeader);
             }
         }
@@ -174,6 +182,8 @@ pub struct Core {
     outbox: Outbox,
     transfers: Transfers,
     refusals: Refusals,
+    siblings: SiblingReads,
+    counts: ReadCounts,
     dirty: Vec<ShardId>,
     journal: Journal,
     poisoned: Option<DiskError>,
@@ -229,6 +239,8 @@ impl Core {
             outbox: Outbox::new(own, config.cores, config.placement.clone()),
             transfers: Transfers::new(random.next()),
             refusals: Refusals::new(),
+            siblings: SiblingReads::new(config.parked_bytes_max, random.next()),
+            counts: ReadCounts::default(),
             dirty: Vec::new(),
             journal: Journal::new(&config, recovered),
             poisoned: None,
@@ -270,6 +282,11 @@ impl Core {
     /// The cores that `node` is known to have, and this node's own number before it is known.
     pub fn cores_of(&self, node: NodeId) -> u16 {
         self.outbox.cores_of(node)
+    }
+
+    /// How reads were answered so far.
+    pub fn read_counts(&self) -> ReadCounts {
+        self.counts
     }
 
     /// The error that made this core fall silent, if one did.
@@ -338,14 +355,16 @@ impl Core {
             };
             let shard = request.shard;
             assert!(self.router.has(shard), "a request for shard {shard}, which does not exist");
-            let outcome = if self.router.is_clear(shard) && self.leads(shard) {
-                self.submit(shard, &parcel)
-            } else {
-                self.router.route(shard, request.token, &parcel, &self.outbox)
-            };
-            if let Err(status) = outcome {
-                outputs.replies.push(Reply::bare(request.token, status), None);
+            let (token, read_from) = (request.token, request.read_from);
+            if request.is_read && read_from != ReadFrom::Leader {
+                let is_free = !request.ordered || read_from == ReadFrom::Stale;
+                if is_free && self.take_replica_read(shard, token, read_from, &parcel, outputs) {
+                    continue;
+                }
+            } else if request.ordered && !request.is_read {
+                self.recall(shard, token.connection, outputs);
             }
+            self.take_for_leader(shard, token, &parcel, outputs);
         }
     }
 
@@ -354,6 +373,27 @@ impl Core {
             Member::Replica(replica) => Some(replica),
             Member::Outsider(_) => None,
         }
+    }
+
+    /// Lets the replica of `shard` on this core do something that may answer or send.
+    fn with_replica<R>(
+        &mut self,
+        shard: ShardId,
+        outputs: &mut Outputs,
+        work: impl FnOnce(&mut Replica, &mut Courier<'_>) -> R,
+    ) -> Option<R> {
+        let home = self.homes.get_mut(usize::from(shard.0))?.as_mut()?;
+        let Member::Replica(replica) = &mut home.member else { return None };
+        let mut courier = Courier {
+            outbox: &mut self.outbox,
+            replies: &mut outputs.replies,
+            events: &mut outputs.events,
+            returned: &mut self.returned,
+            transfers: &mut self.transfers,
+            refusals: &mut self.refusals,
+            counts: &mut self.counts,
+        };
+        Some(work(replica, &mut courier))
     }
 
     fn leads(&self, shard: ShardId) -> bool {
@@ -392,6 +432,9 @@ impl Core {
                         self.mark_dirty(shard);
                     }
                 }
+                Message::Requests(header, items) if siblings::is_for_replica(header.batch) => {
+                    self.take_sibling_reads(now, from, header, items, outputs);
+                }
                 Message::Requests(header, items) => self.take_forward(now, from, header, items),
                 Message::Replies(header, items) => {
                     self.take_replies(from, header, items, outputs);
@@ -415,6 +458,18 @@ impl Core {
                 Message::RepliesLost => {
                     self.router.link_down(from, &mut self.verdicts);
                     self.deliver_verdicts(outputs);
+                }
+                Message::Question(shard, question) => {
+                    if let Some(replica) = self.replica_mut(shard) {
+                        replica.take_question(from, question);
+                        self.mark_dirty(shard);
+                    }
+                }
+                Message::Answer(shard, answer) => {
+                    if let Some(replica) = self.replica_mut(shard) {
+                        replica.take_answer(&answer);
+                        self.mark_dirty(shard);
+                    }
                 }
                 Message::Probe(shard, _)
                 | Message::Empty(shard, _)
@@ -479,11 +534,15 @@ impl Core {
             return;
         }
         while let Some(Ok(item)) = items.next_reply() {
-            if item.status == Status::NotLeader {
-                self.router.disbelieve(header.shard, from, header.view);
-                self.observe(header.shard, header.view, outputs);
-            }
-            let answered = self.router.answer(header.batch, from, item.ordinal, item.status);
+            let answered = if siblings::is_for_replica(header.batch) {
+                self.take_sibling_answer(from, header, &item, outputs)
+            } else {
+                if item.status == Status::NotLeader {
+                    self.router.disbelieve(header.shard, from, header.view);
+                    self.observe(header.shard, header.view, outputs);
+                }
+                self.router.answer(header.batch, from, item.ordinal, item.status)
+            };
             if let Some(token) = answered {
                 let reply = Reply {
                     flags: item.flags,
@@ -629,6 +688,7 @@ impl Core {
             returned: &mut self.returned,
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
+            counts: &mut self.counts,
         };
         replica.persisted(persisted, &mut courier);
         self.mark_dirty(shard);
@@ -689,6 +749,7 @@ impl Core {
         self.journal.flush(&mut outputs.disk, &mut outputs.spare);
         self.stir(outputs);
         self.router.seal(&mut self.outbox);
+        self.siblings.seal(&mut self.outbox);
         self.pump_transfers();
         self.outbox.flush(outputs);
         outputs.next_deadline = match self.dirty.is_empty() {
@@ -732,6 +793,7 @@ impl Core {
             returned: &mut self.returned,
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
+            counts: &mut self.counts,
         };
         let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
         let (view, leads) = (replica.view(), replica.leads());
@@ -788,6 +850,7 @@ impl Core {
         self.tick_journal();
         self.router.tick();
         self.router.expire(now.monotonic, &mut self.verdicts);
+        self.siblings.expire(now.monotonic, &mut self.verdicts);
         self.deliver_verdicts(outputs);
         self.router.stir_all();
         if self.ticks.is_multiple_of(ANNOUNCE_TICKS) {
@@ -814,6 +877,7 @@ impl Core {
                     returned: &mut self.returned,
                     transfers: &mut self.transfers,
                     refusals: &mut self.refusals,
+                    counts: &mut self.counts,
                 };
                 replica.tick(now, avoid, &mut courier);
                 // Until it is a voter, a newcomer goes on asking to be taken in.

@@ -8,9 +8,10 @@
 //! Kinds are persistent for the life of a protocol version. Raft messages keep raft-rs' own
 //! encoding (prost 0.11).
 
-use crate::command::VALUE_BYTES_MAX;
+use super::follower_reads::ReadPoint;
+use crate::command::{ReadFrom, VALUE_BYTES_MAX};
 use crate::contract::LeaderView;
-use crate::ids::{Formation, Millis, NodeId, ReplicaId, ShardId, Term, Version};
+use crate::ids::{Formation, Index, Millis, NodeId, ReplicaId, ShardId, Term, Version};
 use crate::reader::Reader;
 use crate::reply::Status;
 
@@ -33,6 +34,8 @@ mod kind {
     pub const SNAPSHOT_ACK: u8 = 12;
     pub const DRAINING: u8 = 13;
     pub const REPLIES_LOST: u8 = 14;
+    pub const QUESTION: u8 = 15;
+    pub const ANSWER: u8 = 16;
 }
 
 /// A message, borrowed from its frame.
@@ -67,6 +70,30 @@ pub enum Message<'a> {
     /// "Outcomes that I owed you were lost with the link": what is under way here will perhaps
     /// never be answered. The first message on a link that was down.
     RepliesLost,
+    /// "How far must I have come to answer reads?", from a follower to its leader.
+    Question(ShardId, Question),
+    /// The leader's answer.
+    Answer(ShardId, Answer),
+}
+
+/// A follower's question to its leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who asks.
+    pub asker: ReplicaId,
+    /// The number of the question, which the asker never uses again.
+    pub attempt: u64,
+}
+
+/// A leader's answer to a [`Question`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Who asked.
+    pub asker: ReplicaId,
+    /// The number of the question.
+    pub attempt: u64,
+    /// How far the asker must have come; `None` if the asked one does not lead.
+    pub point: Option<ReadPoint>,
 }
 
 /// Whose commands follow.
@@ -302,6 +329,29 @@ impl FrameBuilder {
         });
     }
 
+    /// Adds a follower's question.
+    pub fn question(&mut self, shard: ShardId, question: Question) {
+        self.message(kind::QUESTION, |out| {
+            out.extend_from_slice(&shard.0.to_le_bytes());
+            out.extend_from_slice(&question.asker.0.to_le_bytes());
+            out.extend_from_slice(&question.attempt.to_le_bytes());
+        });
+    }
+
+    /// Adds the answer to a follower's question.
+    pub fn answer(&mut self, shard: ShardId, answer: &Answer) {
+        self.message(kind::ANSWER, |out| {
+            out.extend_from_slice(&shard.0.to_le_bytes());
+            out.extend_from_slice(&answer.asker.0.to_le_bytes());
+            out.extend_from_slice(&answer.attempt.to_le_bytes());
+            if let Some(ReadPoint { index, term, running }) = answer.point {
+                for field in [index.0, term.0, running.0] {
+                    out.extend_from_slice(&field.to_le_bytes());
+                }
+            }
+        });
+    }
+
     /// Adds the notice that this node is about to stop.
     pub fn draining(&mut self) {
         self.message(kind::DRAINING, |_| {});
@@ -313,12 +363,32 @@ impl FrameBuilder {
     }
 }
 
-/// How a forwarded command stands to others of its connection.
+/// How a forwarded command stands to others of its connection, and who may answer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFlags(pub u8);
 
 impl RequestFlags {
     const ORDERED: u8 = 1;
+    const FROM_REPLICA: u8 = 2;
+    const STALE: u8 = 4;
+
+    /// Flags of a read that `read_from` may answer.
+    pub fn of_read(read_from: ReadFrom) -> Self {
+        RequestFlags(match read_from {
+            ReadFrom::Leader => 0,
+            ReadFrom::Replica => Self::FROM_REPLICA,
+            ReadFrom::Stale => Self::STALE,
+        })
+    }
+
+    /// Who may answer. What is not known is left to the leader.
+    pub fn read_from(self) -> ReadFrom {
+        match self.0 & (Self::FROM_REPLICA | Self::STALE) {
+            Self::FROM_REPLICA => ReadFrom::Replica,
+            Self::STALE => ReadFrom::Stale,
+            _ => ReadFrom::Leader,
+        }
+    }
 
     /// Flags of a command.
     pub fn new(ordered: bool) -> Self {
@@ -497,6 +567,22 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
             let header = RepliesHeader { shard, batch: payload.u64()?, view: payload.view()? };
             Message::Replies(header, Items(payload.rest()))
         }
+        kind::QUESTION => {
+            let (asker, attempt) = (ReplicaId(payload.u64()?), payload.u64()?);
+            Message::Question(shard, Question { asker, attempt })
+        }
+        kind::ANSWER => {
+            let (asker, attempt) = (ReplicaId(payload.u64()?), payload.u64()?);
+            let point = match payload.0.is_empty() {
+                true => None,
+                false => Some(ReadPoint {
+                    index: Index(payload.u64()?),
+                    term: Term(payload.u64()?),
+                    running: Millis(payload.u64()?),
+                }),
+            };
+            Message::Answer(shard, Answer { asker, attempt, point })
+        }
         kind::PROBE => Message::Probe(shard, ReplicaId(payload.u64()?)),
         kind::EMPTY => Message::Empty(shard, ReplicaId(payload.u64()?)),
         kind::PREPARE => Message::Prepare(shard, payload.formation()?),
@@ -596,15 +682,22 @@ mod tests {
         builder.snapshot_ack(ShardId(3), SnapshotAck { transfer: 1, received: 3 });
         builder.draining();
         builder.replies_lost();
+        let (asker, attempt) = (ReplicaId(4), 77);
+        builder.question(ShardId(3), Question { asker, attempt });
+        for point in [None, Some(POINT)] {
+            builder.answer(ShardId(3), &Answer { asker, attempt, point });
+        }
         builder.take(Vec::new())
     }
+
+    const POINT: ReadPoint = ReadPoint { index: Index(8), term: Term(9), running: Millis(10) };
 
     #[test]
     fn messages_survive_their_frame() {
         let frame = sample_frame();
         let messages: Vec<_> =
             Messages::new(&frame).map(|message| message.expect("a whole message")).collect();
-        assert_eq!(messages.len(), 11);
+        assert_eq!(messages.len(), 14);
         let Message::Raft(ShardId(1), raft) = &messages[0] else { panic!("{messages:?}") };
         assert_eq!(decode_raft(raft).expect("a Raft message").entries[0].data, [1, 2, 3]);
         let Message::Requests(header, mut items) = messages[1] else { panic!("{messages:?}") };
@@ -617,7 +710,11 @@ mod tests {
         let second = items.next_reply().expect("two").expect("well formed");
         assert_eq!((second.ordinal, second.number), (1, 4));
         assert_eq!(items.next_reply(), None);
-        assert_eq!(messages[9..], [Message::Draining, Message::RepliesLost]);
+        assert_eq!(messages[9..11], [Message::Draining, Message::RepliesLost]);
+        let (shard, asker, attempt) = (ShardId(3), ReplicaId(4), 77);
+        let answer = |point| Message::Answer(shard, Answer { asker, attempt, point });
+        let question = Message::Question(shard, Question { asker, attempt });
+        assert_eq!(messages[11..], [question, answer(None), answer(Some(POINT))]);
     }
 
     #[test]

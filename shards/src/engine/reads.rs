@@ -56,6 +56,16 @@ impl ReadBatch {
         self.items.push(Item { origin, ordered, deadline, end: self.bytes.len() as u32 });
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Bytes of their commands.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
@@ -78,14 +88,20 @@ impl ReadBatch {
 
     /// Takes out those whose deadline has passed.
     pub fn take_overdue(&mut self, now: Nanos) -> ReadBatch {
-        let mut overdue = ReadBatch::default();
-        if self.deadline() <= now {
-            for parcel in std::mem::take(self).iter() {
-                let batch = if parcel.deadline <= now { &mut overdue } else { &mut *self };
-                batch.push(&parcel);
-            }
+        match self.deadline() <= now {
+            true => self.take_if(|parcel| parcel.deadline <= now),
+            false => ReadBatch::default(),
         }
-        overdue
+    }
+
+    /// Takes out those for which `is_wanted` holds.
+    pub fn take_if(&mut self, is_wanted: impl Fn(&Parcel<'_>) -> bool) -> ReadBatch {
+        let mut taken = ReadBatch::default();
+        for parcel in std::mem::take(self).iter() {
+            let batch = if is_wanted(&parcel) { &mut taken } else { &mut *self };
+            batch.push(&parcel);
+        }
+        taken
     }
 
     fn clear(&mut self) {
@@ -128,8 +144,17 @@ struct Round {
     ticks_left: u32,
 }
 
+/// A round that a majority has confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The clock before it was sent: then, at least, this replica led.
+    pub asked_at: Nanos,
+    /// How many reads had waited for it.
+    pub reads: usize,
+}
+
 /// All reads of a replica.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reads {
     pending: VecDeque<Pending>,
     /// The round under way.
@@ -141,6 +166,19 @@ pub struct Reads {
 }
 
 impl Reads {
+    /// None yet. Attempts are numbered from `first_attempt`, which must differ from life to life: a
+    /// replica may come back under its id.
+    pub fn new(first_attempt: u64) -> Self {
+        Reads {
+            pending: VecDeque::new(),
+            round: None,
+            attempts: first_attempt >> 1,
+            gathered_bytes: 0,
+            due: ReadBatch::default(),
+            spares: Vec::new(),
+        }
+    }
+
     /// Adds a read to the next round, to be run when `not_before` is applied at the earliest.
     pub fn push(&mut self, parcel: &Parcel<'_>, not_before: Index) {
         self.gathered_bytes += parcel.command.len();
@@ -197,14 +235,20 @@ impl Reads {
         self.round.is_some()
     }
 
-    /// Confirms everything gathered for `index` without a round, by a lease.
-    pub fn confirm_gathered(&mut self, index: Index) {
-        for pending in &mut self.pending {
-            if pending.stage == Stage::Gathering {
-                pending.stage = Stage::Confirmed(index.max(pending.not_before));
-            }
-        }
+    /// Confirms everything gathered for `index` without a round, by a lease. Says how many reads
+    /// that were.
+    pub fn confirm_gathered(&mut self, index: Index) -> usize {
         self.gathered_bytes = 0;
+        self.confirm_stage(Stage::Gathering, index)
+    }
+
+    fn confirm_stage(&mut self, stage: Stage, index: Index) -> usize {
+        let mut reads = 0;
+        for pending in self.pending.iter_mut().filter(|pending| pending.stage == stage) {
+            pending.stage = Stage::Confirmed(index.max(pending.not_before));
+            reads += pending.batch.len();
+        }
+        reads
     }
 
     /// Starts a round for everything gathered, when the clock says `now`. Returns the attempt's
@@ -238,15 +282,10 @@ impl Reads {
 
     /// Takes a confirmation by a majority that the group's commit index was `index`. Any attempt
     /// of the round will do: where messages take longer than a retry, the latest never returns.
-    /// Returns the clock before the round was sent: then, at least, this replica led.
-    pub fn confirm(&mut self, attempt: u64, index: Index) -> Option<Nanos> {
+    pub fn confirm(&mut self, attempt: u64, index: Index) -> Option<Confirmed> {
         let round = self.round.take_if(|round| (round.first..=round.latest).contains(&attempt))?;
-        for pending in &mut self.pending {
-            if pending.stage == Stage::Asked {
-                pending.stage = Stage::Confirmed(index.max(pending.not_before));
-            }
-        }
-        Some(round.asked_at)
+        let reads = self.confirm_stage(Stage::Asked, index);
+        Some(Confirmed { asked_at: round.asked_at, reads })
     }
 
     /// The next batch that may run now that `applied` is applied, and what bars it.

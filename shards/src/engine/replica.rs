@@ -15,6 +15,7 @@
 //! - Snapshots handed to raft-rs name the applied index of this very moment.
 
 mod apply;
+mod following;
 mod inspect;
 mod office;
 mod waiting;
@@ -25,8 +26,10 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
+use self::following::Asked;
 pub use self::inspect::SnapshotOpening;
 use self::waiting::{Riders, Waiting};
+use super::follower_reads::FollowerReads;
 use super::journal::{Journal, Waiting as Unwritten};
 use super::lease::Lease;
 use super::reads::{ReadBatch, Reads};
@@ -156,6 +159,9 @@ pub struct Replica {
     stamp_wanted: bool,
     reads: Reads,
     lease: Lease,
+    follower_reads: FollowerReads,
+    /// Questions of followers that wait for this leader's answer.
+    questions: Vec<Asked>,
     /// Whether what is persisted must reach a disk first. In memory it is there at once.
     awaits_disk: bool,
     unpersisted: usize,
@@ -278,6 +284,7 @@ impl Replica {
             Err(error) => panic!("raft-rs refused a constant configuration: {error}"),
         };
         let settings = StoreSettings::of(config, shard);
+        let mut attempts = SplitMix(config.seed.rotate_left(17) ^ me.0);
         Replica {
             shard,
             me,
@@ -303,8 +310,10 @@ impl Replica {
             doubtful: Vec::new(),
             proposed_bytes: 0,
             stamp_wanted: false,
-            reads: Reads::default(),
+            reads: Reads::new(attempts.next()),
             lease: Lease::new(config),
+            follower_reads: FollowerReads::new(attempts.next()),
+            questions: Vec::new(),
             awaits_disk: config.durability == Durability::Fsync,
             unpersisted: 0,
             staged: None,
@@ -540,8 +549,9 @@ impl Replica {
             self.store.evict_to(self.store.bytes_max() / 10 * 9);
         }
         if let Some(attempt) = self.reads.tick() {
-            self.request_read_index(attempt);
+            self.request_read_index(attempt, courier);
         }
+        self.tick_follower_reads(now, courier);
         self.expire(now.monotonic, courier);
         self.hold_ticks = self.hold_ticks.saturating_sub(1);
         self.last_at_ticks.rotate_left(1);
@@ -652,20 +662,26 @@ impl Replica {
                 self.follow_log(now);
                 // Rounds first: an entry that bars reads must be proposed after they came in, and
                 // their index must lie before it.
-                self.start_reads(now.monotonic);
+                self.start_reads(now, courier);
                 self.propose_gathered(now);
                 if defect::is(Defect::ReplyBeforeCommit) {
                     self.answer_proposed(courier);
                 }
+            } else {
+                self.refuse_questions(courier);
             }
-            if !self.raw.has_ready() {
-                self.run_reads(now, courier);
-                self.note_office(courier);
+            self.ask_leader(courier);
+            self.follow_commit();
+            let has_ready = self.raw.has_ready();
+            if has_ready {
+                self.work_off_ready(now, journal, courier);
+            }
+            self.run_reads(now, courier);
+            self.run_follower_reads(courier);
+            self.note_office(courier);
+            if !has_ready {
                 return false;
             }
-            self.work_off_ready(now, journal, courier);
-            self.run_reads(now, courier);
-            self.note_office(courier);
         }
         true
     }
@@ -727,23 +743,31 @@ impl Replica {
 
     /// Confirms gathered reads by the lease, or else starts a round for them. A lease that reads
     /// make use of is renewed before it ends, by a round that no read waits for.
-    fn start_reads(&mut self, now: Nanos) {
+    fn start_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
         if !self.raw.raft.commit_to_current_term() {
             return;
         }
         let term = Term(self.raw.raft.term);
-        if self.reads.is_gathering() && self.lease.holds(term, now) && self.applied.1 == term {
-            self.reads.confirm_gathered(Index(self.raw.raft.raft_log.committed));
+        let is_asked = self.reads.is_gathering() || !self.questions.is_empty();
+        if is_asked && self.lease.holds(term, now.monotonic) {
+            self.answer_all(now, courier);
+            if self.applied.1 == term {
+                let index = Index(self.raw.raft.raft_log.committed);
+                courier.counts.lease += self.reads.confirm_gathered(index) as u64;
+            }
         }
-        let wants_round = self.reads.is_gathering() || self.lease.wants_renewal(term, now);
+        let is_asked = self.reads.is_gathering() || !self.questions.is_empty();
+        let wants_round = is_asked || self.lease.wants_renewal(term, now.monotonic);
         if wants_round && !self.reads.has_round() {
-            let attempt = self.reads.start_round(now);
-            self.request_read_index(attempt);
+            let attempt = self.reads.start_round(now.monotonic);
+            self.take_questions_along();
+            self.request_read_index(attempt, courier);
         }
     }
 
-    fn request_read_index(&mut self, attempt: u64) {
+    fn request_read_index(&mut self, attempt: u64, courier: &mut Courier<'_>) {
         if self.leads() && self.raw.raft.commit_to_current_term() {
+            courier.counts.rounds += 1;
             let mut context = Vec::with_capacity(18);
             context.extend_from_slice(&self.me.0.to_le_bytes());
             context.extend_from_slice(&self.shard.0.to_le_bytes());
@@ -808,11 +832,12 @@ impl Replica {
         self.apply(now, committed, courier);
         for state in read_states {
             if let Some(attempt) = self.attempt_of(&state.request_ctx) {
-                let term = Term(self.raw.raft.term);
-                if let Some(asked_at) = self.reads.confirm(attempt, Index(state.index))
-                    && self.leads()
-                {
-                    self.lease.extend(term, asked_at);
+                let (term, index) = (Term(self.raw.raft.term), Index(state.index));
+                let Some(confirmed) = self.reads.confirm(attempt, index) else { continue };
+                courier.counts.quorum += confirmed.reads as u64;
+                self.answer_round(now, index, courier);
+                if self.leads() {
+                    self.lease.extend(term, confirmed.asked_at);
                 }
             }
         }
@@ -866,6 +891,8 @@ impl Replica {
 
     fn abandon(&mut self, courier: &mut Courier<'_>) {
         self.give_back(courier);
+        self.abandon_follower_reads(courier);
+        self.refuse_questions(courier);
         for batch in self.reads.take_all() {
             self.fail_batch(&batch, Status::ReadTimeout, courier);
         }

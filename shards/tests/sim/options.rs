@@ -147,6 +147,8 @@ pub struct Options {
     pub think_time: u64,
     /// Share of reads.
     pub read_share: u64,
+    /// Share of the reads that any replica may answer.
+    pub replica_read_share: u64,
     /// Bytes by which values are padded, at most.
     pub padding_max: u64,
 }
@@ -203,6 +205,8 @@ impl Options {
             pipelining_clients,
             think_time,
             read_share: *random.pick(&[200, 500, 800]),
+            // From a stream of its own, so that older seeds play the same faults.
+            replica_read_share: *Random::stream(seed, "replica reads").pick(&[0, 500, 1_000]),
             padding_max: *random.pick(&[0, 0, 20, 300]),
         }
     }

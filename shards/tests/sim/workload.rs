@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use history::register::{self, Condition, Eviction, Input, Register, Value};
 use history::{Operation as Recorded, Outcome, Stamped, versions_follow_time};
-use shards::command::{Command, End, Expiry, Operation, RequestBatch, SetCondition};
+use shards::command::{Command, End, Expiry, Operation, ReadFrom, RequestBatch, SetCondition};
 use shards::ids::{Address, Millis, NodeId, ShardId, Version};
 use shards::reply::{Class, Reply, Status, Token};
 
@@ -87,6 +87,8 @@ pub struct Workload {
     clients: Vec<Client>,
     records: Vec<Record>,
     random: Random,
+    /// Which reads replicas may answer.
+    replica_reads: Random,
     next_value: u64,
     is_stopped: bool,
     /// Answers by status.
@@ -107,6 +109,7 @@ impl Workload {
             clients: styles.map(client).collect(),
             records: Vec::new(),
             random: Random::stream(options.seed, "workload"),
+            replica_reads: Random::stream(options.seed, "replica reads"),
             next_value: 0,
             is_stopped: false,
             answers: BTreeMap::new(),
@@ -465,9 +468,13 @@ impl World {
         let now = self.now;
         let frozen_at_call = self.frozen_ns(place);
         let record = self.workload.records.len();
-        let Workload { clients, records, .. } = &mut self.workload;
+        let Workload { clients, records, replica_reads, .. } = &mut self.workload;
         let client = &mut clients[place];
         let is_read = input.is_read();
+        let read_from = match is_read && replica_reads.chance(self.options.replica_read_share) {
+            true => ReadFrom::Replica,
+            false => ReadFrom::Leader,
+        };
         let rivals = |other: &&Pending| other.shard == shard && !(is_read && other.is_read);
         let ordered = client.pending.values().filter(rivals).any(|p| p.is_read != is_read);
         let after = client
@@ -482,7 +489,7 @@ impl World {
         let token = Token { connection: place as u32, sequence, part: part_of(place, sequence) };
         let name = key_name(key);
         let command = Command { key: &name, operation: operation_of(&input) };
-        batch.push(shard, token, ordered, &command);
+        batch.push_read(shard, token, ordered, read_from, &command);
         client
             .pending
             .insert(sequence, Pending { record, shard, is_read, called: now, frozen_at_call });
@@ -501,7 +508,9 @@ impl World {
         self.tell(|| {
             let at = client.at.map(|at| at.to_string()).unwrap_or_default();
             let order = if ordered { "in order" } else { "" };
-            format!("{at} client {place} {sequence} asks {shard}/{key} {input:?} {order}")
+            format!(
+                "{at} client {place} {sequence} asks {shard}/{key} {input:?} {read_from:?} {order}"
+            )
         });
         let (outcome, likely_after) = (Outcome::Unknown, Vec::new());
         let operation = Recorded { input, called: now, outcome, after, likely_after };
