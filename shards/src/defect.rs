@@ -57,6 +57,10 @@ pub enum Defect {
     FreeSlotsNotRestored,
     /// A store restored from a snapshot has forgotten in which order its entries were used.
     LruOrderNotRestored,
+    /// A follower answers reads before it has applied what the leader's answer names.
+    FollowerReadsAtOnce,
+    /// A leader answers the questions of followers without a lease and without a round.
+    AnswersWithoutProof,
     /// A leader whose log cannot be written goes on sending heartbeats.
     HeartbeatsWhilePoisoned,
 }

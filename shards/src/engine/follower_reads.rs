@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 
 use super::reads::ReadBatch;
 use super::{Origin, Parcel};
+use crate::defect::{self, Defect};
 use crate::ids::{Index, Millis, Nanos, Term};
 
 /// Ticks after which a question is asked again.
@@ -181,7 +182,9 @@ impl FollowerReads {
     /// shard time.
     pub fn next_runnable(&mut self, applied: Index, stamp: Millis) -> Option<(ReadBatch, Millis)> {
         let may_run = |pending: &Pending| match pending.stage {
-            Stage::Confirmed(point) => point.index <= applied,
+            Stage::Confirmed(point) => {
+                point.index <= applied || defect::is(Defect::FollowerReadsAtOnce)
+            }
             Stage::Due(running) => running <= stamp,
             Stage::Gathering | Stage::Asked(_) | Stage::Refused => false,
         };

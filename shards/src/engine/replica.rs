@@ -748,6 +748,9 @@ impl Replica {
             return;
         }
         let term = Term(self.raw.raft.term);
+        if defect::is(Defect::AnswersWithoutProof) {
+            self.answer_all(now, courier);
+        }
         let is_asked = self.reads.is_gathering() || !self.questions.is_empty();
         if is_asked && self.lease.holds(term, now.monotonic) {
             self.answer_all(now, courier);

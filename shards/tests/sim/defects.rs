@@ -29,7 +29,7 @@ enum Play {
     Seeds(fn(Options) -> Options),
 }
 
-const DEFECTS: [(Defect, Play); 24] = [
+const DEFECTS: [(Defect, Play); 26] = [
     (Defect::ReusedReadContext, Play::Scenario(scenarios::LATE_CONFIRMATIONS)),
     (Defect::LeaseOfRaftRs, Play::Scenario(scenarios::PAUSED_LEADER)),
     (Defect::LeaseAfterTimeoutNow, Play::Scenario(scenarios::READ_AFTER_HANDING_OVER)),
@@ -53,6 +53,8 @@ const DEFECTS: [(Defect, Play); 24] = [
     (Defect::OldIdAfterWipe, Play::Seeds(wiped)),
     (Defect::FreeSlotsNotRestored, Play::Seeds(evicting_and_crashing)),
     (Defect::LruOrderNotRestored, Play::Seeds(evicting_and_crashing)),
+    (Defect::FollowerReadsAtOnce, Play::Seeds(reading_from_replicas)),
+    (Defect::AnswersWithoutProof, Play::Scenario(scenarios::PAUSED_WITH_A_FOLLOWER)),
     (Defect::NewLeaderByOwnClock, Play::Scenario(scenarios::FAST_WALL_CLOCK)),
 ];
 
@@ -122,6 +124,12 @@ fn expiring(options: Options) -> Options {
 
 fn pipelining(options: Options) -> Options {
     Options { cores: vec![1; 3], pipelining_clients: 4, reads: ReadMode::Lease, ..options }
+}
+
+fn reading_from_replicas(options: Options) -> Options {
+    let faults =
+        Faults { raft_delay: 300, raft_delay_lasts: 100 * MILLI, raft_drop: 50, ..options.faults };
+    Options { cores: vec![1; 3], faults, replica_read_share: 1_000, ..options }
 }
 
 impl Play {

@@ -62,6 +62,7 @@ fn play(seed: u64, is_verbose: bool) -> Result<Report, String> {
 #[derive(Debug, Default)]
 struct Total {
     requests: u64,
+    follower_reads: u64,
     turns: u64,
     elections: u64,
     snapshots_restored: u64,
@@ -80,6 +81,7 @@ struct Total {
 impl Total {
     fn add(&mut self, report: &Report) {
         self.requests += report.requests as u64;
+        self.follower_reads += report.follower_reads;
         self.turns += report.turns;
         self.elections += report.elections;
         self.snapshots_restored += report.restores;

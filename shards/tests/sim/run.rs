@@ -31,6 +31,8 @@ pub struct Report {
     pub restores: u64,
     /// Newcomers that became voters.
     pub promotions: u64,
+    /// Reads that followers alive at the end have answered.
+    pub follower_reads: u64,
     /// Entries that the replicas alive at the end have evicted.
     pub evicted: u64,
     /// Entries that they have expired.
@@ -99,6 +101,12 @@ pub fn run(options: Options, is_verbose: bool) -> Result<Report, String> {
         elections: world.checkers.elections,
         restores: world.checkers.restores,
         promotions: world.checkers.promotions,
+        follower_reads: world
+            .living()
+            .into_iter()
+            .filter_map(|at| world.seat(at))
+            .map(|seat| seat.core.read_counts().follower)
+            .sum(),
         evicted,
         expired,
         undecided,

@@ -56,6 +56,7 @@ fn quiet() -> Options {
         keys_per_shard: 1,
         single_clients: 0,
         pipelining_clients: 0,
+        replica_read_share: 0,
         ..Options::draw(1)
     }
 }
@@ -329,6 +330,52 @@ pub const PAUSED_LEADER: Scenario = Scenario {
     },
 };
 
+/// A leader and one of its followers stand still until the others have elected another, and wake up
+/// with a read at the follower's hand and no news.
+pub const PAUSED_WITH_A_FOLLOWER: Scenario = Scenario {
+    variants: 2,
+    play: |variant| {
+        let reads = [ReadMode::Quorum, ReadMode::Lease][variant as usize % 2];
+        let options = Options { reads, replica_read_share: 1_000, ..quiet() };
+        let mut stage = Stage::settled(Options { cores: vec![1; 5], replicas: 5, ..options })?;
+        stage.ask_anew(1, set("first", None));
+        stage.ask_anew(2, Input::Get);
+        stage.pass(20 * MILLI)?;
+        stage.world.freeze(at(1), SECOND);
+        stage.world.freeze(at(2), SECOND);
+        stage.block(&[3, 4, 5], &[1, 2]);
+        stage.pass(900 * MILLI)?;
+        let met = stage.leads(1) && stage.leads(3);
+        stage.ask_anew(3, set("second", None));
+        stage.pass(50 * MILLI)?;
+        stage.ask_anew(2, Input::Get);
+        stage.pass(200 * MILLI)?;
+        stage.judge()?;
+        Ok(met)
+    },
+};
+
+/// A follower hears of a write only after it was acknowledged, and is asked for it before.
+pub const READ_AT_A_FOLLOWER_BEHIND: Scenario = Scenario {
+    variants: 1,
+    play: |_| {
+        let mut stage = Stage::settled(Options { replica_read_share: 1_000, ..quiet() })?;
+        stage.ask_anew(1, set("first", None));
+        stage.pass(100 * MILLI)?;
+        // What node 1 sends to node 3 is held up, and goes on in its order.
+        stage.block(&[1], &[3]);
+        stage.ask_anew(1, set("second", None));
+        stage.pass(5 * MILLI)?;
+        let met = !stage.world.workload.is_waiting();
+        stage.ask_anew(3, Input::Get);
+        stage.pass(5 * MILLI)?;
+        let waits = stage.world.workload.is_waiting();
+        stage.unblock(&[1], &[3]);
+        stage.judge()?;
+        Ok(met && waits)
+    },
+};
+
 /// The followers stand still for almost an election timeout. On waking up they confirm a round,
 /// which gives a lease, and must not elect another before it has ended.
 pub const PAUSED_FOLLOWERS: Scenario = Scenario {
@@ -515,6 +562,45 @@ pub const CAMPAIGN_RIGHT_AFTER_A_SNAPSHOT: Scenario = Scenario {
     },
 };
 
+/// Reads one after the other for two seconds, with a pause between them, at a leader that reads by
+/// its lease. Returns how many it has read so, and the rounds that took.
+fn read_by_lease(pause: u64) -> Result<(u64, u64), String> {
+    let mut stage = Stage::settled(Options { reads: ReadMode::Lease, ..quiet() })?;
+    stage.ask_anew(1, set("first", None));
+    stage.ask_anew(1, Input::Get);
+    stage.pass(100 * MILLI)?;
+    let counts = |stage: &Stage| {
+        stage.world.seat(at(1)).map(|seat| seat.core.read_counts()).unwrap_or_default()
+    };
+    let before = counts(&stage);
+    let reader = stage.client(1);
+    let until = stage.world.now + 2 * SECOND;
+    while stage.world.now < until {
+        stage.ask(1, reader, Input::Get);
+        stage.pass(pause)?;
+    }
+    let after = counts(&stage);
+    if after.quorum != before.quorum {
+        return Err(format!("a read went without a lease: {before:?}, {after:?}"));
+    }
+    Ok((after.lease - before.lease, after.rounds - before.rounds))
+}
+
+#[test]
+fn reads_by_lease_cost_rounds_by_time_and_not_by_number() {
+    // A lease lasts nine tenths of five ticks, and is renewed in its second half.
+    let half_lease = TICK_NS * 5 / 10 * 9 / 2;
+    let rounds_max = 2 * SECOND / half_lease + 1;
+    let mut most = 0;
+    for pause in [10 * MILLI, MILLI, 100 * MICRO] {
+        let (reads, rounds) = read_by_lease(pause).expect("no violation");
+        assert!(reads >= 2 * SECOND / pause - 2, "{reads} reads with pauses of {pause} ns");
+        assert!(rounds <= rounds_max, "{rounds} rounds for {reads} reads in two seconds");
+        most = most.max(reads);
+    }
+    assert!(most > 1_000 * rounds_max, "{most} reads");
+}
+
 /// Plays all variants of a scenario.
 fn hold(scenario: Scenario) {
     let mut met = 0;
@@ -555,6 +641,16 @@ fn a_leader_that_hands_over_reads_by_its_lease_no_more() {
 #[test]
 fn paused_leader_never_serves_a_stale_read() {
     hold(PAUSED_LEADER);
+}
+
+#[test]
+fn paused_follower_of_a_paused_leader_never_serves_a_stale_read() {
+    hold(PAUSED_WITH_A_FOLLOWER);
+}
+
+#[test]
+fn a_follower_that_lags_answers_once_it_has_caught_up() {
+    hold(READ_AT_A_FOLLOWER_BEHIND);
 }
 
 #[test]
