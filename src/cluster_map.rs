@@ -196,6 +196,12 @@ impl ClusterMap {
         self.shards.get(usize::from(shard.0)).map_or(Ownership::Unknown, |entry| entry.ownership)
     }
 
+    /// Whether this core has a replica of `shard`, whoever leads it.
+    pub fn holds(&self, shard: ShardId) -> bool {
+        self.layout.placement.rank(shard, self.layout.node).is_some()
+            && self.home_core(shard, self.layout.node) == self.layout.core
+    }
+
     /// The leader of `shard` as far as known.
     pub fn leader(&self, shard: ShardId) -> LeaderView {
         self.shards.get(usize::from(shard.0)).map_or(LeaderView::default(), |entry| entry.view)

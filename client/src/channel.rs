@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::command::Command;
+use crate::picker::ReadFrom;
 use crate::wire::{Answer, DecodeError, Decoded, EncodeError, Protocol};
 
 /// Longest answer in bytes: four times the longest value, as no command here returns more.
@@ -55,6 +56,7 @@ pub enum ChannelError {
 #[derive(Debug)]
 pub struct Channel {
     protocol: Protocol,
+    read_from: ReadFrom,
     in_flight: VecDeque<Option<Ticket>>,
     in_flight_max: usize,
     next_opaque: u32,
@@ -68,10 +70,22 @@ pub struct Channel {
 }
 
 impl Channel {
+    /// Lets `read_from` answer the reads of this connection, which is fresh.
+    pub fn reading_from(mut self, read_from: ReadFrom) -> Channel {
+        self.read_from = read_from;
+        if self.protocol == Protocol::Resp
+            && let Some(greeting) = read_from.greeting()
+        {
+            self.push_aside(greeting);
+        }
+        self
+    }
+
     /// A fresh connection that takes up to `in_flight_max` requests at a time.
     pub fn new(protocol: Protocol, in_flight_max: usize) -> Channel {
         Channel {
             protocol,
+            read_from: ReadFrom::Leader,
             in_flight: VecDeque::new(),
             in_flight_max,
             next_opaque: 0,
@@ -91,7 +105,7 @@ impl Channel {
         if self.is_full() {
             return Err(PushError::Full);
         }
-        self.protocol.encode(command, self.next_opaque, &mut self.output)?;
+        self.protocol.encode(command, self.read_from, self.next_opaque, &mut self.output)?;
         self.next_opaque = self.next_opaque.wrapping_add(1);
         self.in_flight.push_back(Some(ticket));
         Ok(())

@@ -23,7 +23,7 @@ use crate::error::{Class, Error};
 use crate::link::{Link, LinkState};
 use crate::map_source::fetch_map;
 use crate::picker::{Picker, ReadFrom};
-use crate::wire::{ASKING, Answer, Protocol, READONLY, Redirect, RedirectScope};
+use crate::wire::{ASKING, Answer, Protocol, Redirect, RedirectScope};
 
 /// Redirects that one command follows. Two servers that name each other end here.
 const REDIRECTS_MAX: u32 = 5;
@@ -154,7 +154,9 @@ impl Client {
             options,
         };
         if routed {
-            client.map = fetch_map(&client.options.seeds, &mut client.seed_turn, deadline)?;
+            let read_from = client.options.read_from;
+            let turn = &mut client.seed_turn;
+            client.map = fetch_map(&client.options.seeds, turn, read_from, deadline)?;
             client.map_fetched_at = Some(Instant::now());
         } else {
             client.seed_turn = 0;
@@ -293,7 +295,8 @@ impl Client {
         }
         let mut servers = self.map.servers().to_vec();
         servers.extend(self.options.seeds.iter().cloned());
-        if let Ok(map) = fetch_map(&servers, &mut self.seed_turn, batch.deadline) {
+        let read_from = self.options.read_from;
+        if let Ok(map) = fetch_map(&servers, &mut self.seed_turn, read_from, batch.deadline) {
             self.map = map;
             self.map_wanted = false;
         }
@@ -373,12 +376,8 @@ impl Client {
             Some(token) => *token,
             None => {
                 let token = Token(self.next_token);
-                let mut channel = Channel::new(self.options.protocol, self.options.in_flight_max);
-                if self.options.read_from == ReadFrom::AnyReplica
-                    && self.options.routing == Routing::Cluster
-                {
-                    channel.push_aside(READONLY);
-                }
+                let channel = Channel::new(self.options.protocol, self.options.in_flight_max)
+                    .reading_from(self.options.read_from);
                 let deadline = now + self.options.connect_timeout;
                 let link = Link::open(address, channel, self.poll.registry(), token, deadline)?;
                 self.next_token += 1;

@@ -29,6 +29,6 @@ pub use error::{Class, Error};
 pub use map_source::{fetch_map, round_trip};
 pub use picker::{Picker, ReadFrom};
 pub use wire::{
-    ASKING, Answer, CLUSTER_SLOTS, DecodeError, Decoded, EncodeError, Protocol, READONLY, Redirect,
-    RedirectScope, Refusal,
+    ASKING, Answer, CLUSTER_SLOTS, DecodeError, Decoded, EncodeError, Protocol, READONLY,
+    READONLY_STALE, Redirect, RedirectScope, Refusal,
 };

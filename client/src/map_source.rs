@@ -14,13 +14,15 @@ use crate::address::Address;
 use crate::channel::ANSWER_BYTES_MAX;
 use crate::cluster_map::{ClusterMap, MapError};
 use crate::error::{Class, Error};
+use crate::picker::ReadFrom;
 use crate::wire::CLUSTER_SLOTS;
 
 /// How long one server may take to give its map before the next one is asked.
 const TRY_MAX: Duration = Duration::from_millis(500);
 
 /// Asks the servers in turn, from the one after `turn` on, until one gives a map that covers at
-/// least one slot, or the deadline passes. `turn` ends at the server that answered.
+/// least one slot, or the deadline passes. `turn` ends at the server that answered. Servers list
+/// replicas to those who want to read from them.
 ///
 /// # Errors
 /// The reason of the server that failed last.
@@ -30,6 +32,7 @@ const TRY_MAX: Duration = Duration::from_millis(500);
 pub fn fetch_map(
     servers: &[Address],
     turn: &mut usize,
+    read_from: ReadFrom,
     deadline: Instant,
 ) -> Result<ClusterMap, Error> {
     let mut last = Error::Invalid("no server to ask for the cluster map".into());
@@ -40,7 +43,7 @@ pub fn fetch_map(
         if now >= deadline {
             break;
         }
-        match fetch_map_from(address, deadline.min(now + TRY_MAX)) {
+        match fetch_map_from(address, read_from, deadline.min(now + TRY_MAX)) {
             Ok(map) if map.servers().is_empty() => {
                 let text = format!("{address} knows no server of any slot");
                 last = Error::Refused { class: Class::NotDone, text };
@@ -53,8 +56,15 @@ pub fn fetch_map(
 }
 
 /// Asks one server.
-fn fetch_map_from(address: &Address, deadline: Instant) -> Result<ClusterMap, Error> {
-    let reply = round_trip(address, CLUSTER_SLOTS, deadline)
+fn fetch_map_from(
+    address: &Address,
+    read_from: ReadFrom,
+    deadline: Instant,
+) -> Result<ClusterMap, Error> {
+    let mut requests = read_from.greeting().map(<[u8]>::to_vec).unwrap_or_default();
+    requests.extend_from_slice(CLUSTER_SLOTS);
+    let greetings = usize::from(read_from.greeting().is_some());
+    let reply = converse(address, &requests, greetings, deadline)
         .map_err(|source| Error::Connect { address: address.clone(), source })?;
     ClusterMap::from_slots_reply(&reply, address).map_err(|error| match error {
         MapError::Refused(text) => Error::Refused { class: Class::NotDone, text },
@@ -67,6 +77,17 @@ fn fetch_map_from(address: &Address, deadline: Instant) -> Result<ClusterMap, Er
 /// # Errors
 /// If there is no whole reply by the deadline, or what comes is no RESP.
 pub fn round_trip(address: &Address, request: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
+    converse(address, request, 0, deadline)
+}
+
+/// Sends RESP requests over a connection of their own and returns the reply to the last one, after
+/// `skipped` others.
+fn converse(
+    address: &Address,
+    requests: &[u8],
+    mut skipped: usize,
+    deadline: Instant,
+) -> io::Result<Vec<u8>> {
     let left = || {
         deadline
             .checked_duration_since(Instant::now())
@@ -76,7 +97,7 @@ pub fn round_trip(address: &Address, request: &[u8], deadline: Instant) -> io::R
     let mut stream = TcpStream::connect_timeout(&address.resolve()?, left()?)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left()?))?;
-    stream.write_all(request)?;
+    stream.write_all(requests)?;
     let mut reply = Vec::new();
     let mut scanner = Scanner::default();
     let mut chunk = [0; 16 << 10];
@@ -94,15 +115,25 @@ pub fn round_trip(address: &Address, request: &[u8], deadline: Instant) -> io::R
         };
         reply.extend_from_slice(chunk.get(..received).unwrap_or_default());
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        match scanner.scan(&reply).map_err(invalid)? {
-            Scanned::Reply { consumed, .. } => {
-                reply.truncate(consumed);
-                return Ok(reply);
+        loop {
+            match scanner.scan(&reply).map_err(invalid)? {
+                Scanned::Reply { consumed, .. } if skipped > 0 => {
+                    skipped -= 1;
+                    reply.drain(..consumed);
+                    scanner = Scanner::default();
+                }
+                Scanned::Reply { consumed, .. } => {
+                    reply.truncate(consumed);
+                    return Ok(reply);
+                }
+                Scanned::Incomplete { .. } if reply.len() > ANSWER_BYTES_MAX => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "the reply is too long",
+                    ));
+                }
+                Scanned::Incomplete { .. } => break,
             }
-            Scanned::Incomplete { .. } if reply.len() > ANSWER_BYTES_MAX => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the reply is too long"));
-            }
-            Scanned::Incomplete { .. } => {}
         }
     }
 }

@@ -14,8 +14,31 @@ pub enum ReadFrom {
     /// The leader of the key's shard.
     #[default]
     Leader,
-    /// Every replica in turn. How fresh the answer is, is the server's promise.
-    AnyReplica,
+    /// Every replica in turn, each as fresh as the leader: it asks the leader how far it must have
+    /// come.
+    Replica,
+    /// Every replica in turn, each as it is: answers may be old and need not agree.
+    Stale,
+}
+
+impl ReadFrom {
+    /// What a RESP connection must say first, if anything.
+    pub fn greeting(self) -> Option<&'static [u8]> {
+        match self {
+            ReadFrom::Leader => None,
+            ReadFrom::Replica => Some(crate::wire::READONLY),
+            ReadFrom::Stale => Some(crate::wire::READONLY_STALE),
+        }
+    }
+
+    /// The frame extras of a read in the binary protocol.
+    pub fn frame_extras(self) -> &'static [u8] {
+        match self {
+            ReadFrom::Leader => &[],
+            ReadFrom::Replica => &[0xe1, 1],
+            ReadFrom::Stale => &[0xe1, 2],
+        }
+    }
 }
 
 /// Picks servers.
@@ -35,7 +58,7 @@ impl Picker {
     pub fn pick<'a>(&mut self, map: &'a ClusterMap, command: &Command<'_>) -> Option<&'a Address> {
         let holders = map.holders(proto::slot::slot_of(command.key()));
         let server = match self.read_from {
-            ReadFrom::AnyReplica if command.is_read() && !holders.is_empty() => {
+            ReadFrom::Replica | ReadFrom::Stale if command.is_read() && !holders.is_empty() => {
                 self.turn = self.turn.wrapping_add(1);
                 holders.get(self.turn % holders.len())?
             }
@@ -62,8 +85,8 @@ mod tests {
             (0..4).filter_map(pick).collect()
         };
         assert_eq!(hosts(&mut Picker::new(ReadFrom::Leader), &get), ["a"; 4]);
-        assert_eq!(hosts(&mut Picker::new(ReadFrom::AnyReplica), &get), ["b", "a", "b", "a"]);
-        assert_eq!(hosts(&mut Picker::new(ReadFrom::AnyReplica), &set), ["a"; 4]);
-        assert_eq!(Picker::new(ReadFrom::AnyReplica).pick(&ClusterMap::default(), &get), None);
+        assert_eq!(hosts(&mut Picker::new(ReadFrom::Replica), &get), ["b", "a", "b", "a"]);
+        assert_eq!(hosts(&mut Picker::new(ReadFrom::Replica), &set), ["a"; 4]);
+        assert_eq!(Picker::new(ReadFrom::Replica).pick(&ClusterMap::default(), &get), None);
     }
 }

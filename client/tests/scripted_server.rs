@@ -295,7 +295,7 @@ fn replicas_are_read_only_where_asked_and_told_so_first() {
     let mut plain = Client::connect(Options::new(vec![leader.clone()])).expect("a client");
     assert_eq!(plain.get(b"k").expect("a value").expect("a hit").bytes, b"leader");
     assert!(seen.lock().expect("a lock").is_empty());
-    let options = Options { read_from: ReadFrom::AnyReplica, ..Options::new(vec![leader]) };
+    let options = Options { read_from: ReadFrom::Replica, ..Options::new(vec![leader]) };
     let mut spread = Client::connect(options).expect("a client");
     let mut values: Vec<Vec<u8>> =
         (0..4).map(|_| spread.get(b"k").expect("a value").expect("a hit").bytes).collect();

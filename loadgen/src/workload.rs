@@ -290,7 +290,9 @@ mod tests {
                     };
                     let mut expected = Vec::new();
                     let protocol = mode.protocol();
-                    protocol.encode(&command, 0x0102_0304, &mut expected).expect("an encoding");
+                    protocol
+                        .encode(&command, client::ReadFrom::Leader, 0x0102_0304, &mut expected)
+                        .expect("an encoding");
                     let mut expected = String::from_utf8_lossy(&expected).into_owned();
                     // The client counts in milliseconds where the template has seconds.
                     expected = expected.replace("$2\r\nPX\r\n$5\r\n60000", "$2\r\nEX\r\n$2\r\n60");

@@ -10,6 +10,7 @@
 //! - Without it, on a core port, a field other than 0 is checked in the same way: whoever fills it
 //!   in means it. With 0 the key is hashed, and the engine forwards what this core does not lead.
 //! - Without it, on the any-core port, the field is ignored and the key hashed.
+//! - A read that any replica may answer is served by every core that has one.
 //!
 //! A shard without a known leader is nobody's: such requests go to the engine, where they wait for
 //! the next leader.
@@ -25,13 +26,16 @@
 mod cluster_config;
 mod expiration;
 mod features;
+mod frame_extras;
 mod stats;
 mod status;
 
 use proto::memcached::{
     self, Command, Direction, Echo, End, Loudness, NO_CREATE, Request, ReturnKey, StoreMode,
 };
-use shards::command::{Command as EngineCommand, ExpireCondition, Operation, SetCondition};
+use shards::command::{
+    Command as EngineCommand, ExpireCondition, Operation, ReadFrom, SetCondition,
+};
 use shards::ids::{ShardId, Version};
 use shards::reply::{Reply, Status};
 
@@ -40,6 +44,7 @@ use crate::session::replies::{Aggregate, ReplyContext};
 use crate::session::{Connection, PortKind, SessionContext};
 use expiration::expiry;
 pub use features::Features;
+use frame_extras::FrameExtras;
 use status::{Context, wire_status, wire_text};
 
 /// What the response to a success consists of.
@@ -120,10 +125,11 @@ pub fn dispatch(
     context: &mut SessionContext<'_>,
 ) {
     let echo = Echo { opcode: request.opcode().unwrap_or_default(), opaque: request.opaque };
-    if !request.frame_extras.is_empty() {
-        let status = memcached::Status::UNKNOWN_FRAME_EXTRA;
-        return refuse(echo, status, status.text(), connection, context);
-    }
+    let read_from = match FrameExtras::read(request.frame_extras, &request.command) {
+        Ok(extras) => extras.read_from,
+        Err(status) => return refuse(echo, status, status.text(), connection, context),
+    };
+    connection.replies.set_read_from(read_from);
     if let Some((key, operation, success)) = engine_command(request) {
         let reply = BinaryReply { echo, loudness: request.loudness, success };
         let command = EngineCommand { key, operation };
@@ -251,6 +257,7 @@ fn route(
     vbucket: u16,
     features: Features,
     port: PortKind,
+    read_from: ReadFrom,
     cluster: &ClusterMap,
 ) -> Route {
     let shard = cluster.shard_of_key(key);
@@ -267,6 +274,9 @@ fn route(
     }
     match cluster.ownership(shard) {
         Ownership::Here | Ownership::Unknown => Route::Engine(shard),
+        Ownership::Elsewhere(_) if read_from != ReadFrom::Leader && cluster.holds(shard) => {
+            Route::Engine(shard)
+        }
         Ownership::Elsewhere(_) => Route::Elsewhere,
     }
 }
@@ -280,7 +290,8 @@ fn keyed(
     context: &mut SessionContext<'_>,
 ) {
     let echo = reply.echo;
-    let route = route(command.key, vbucket, settings.features, connection.port(), context.cluster);
+    let (port, read_from) = (connection.port(), connection.replies.read_from());
+    let route = route(command.key, vbucket, settings.features, port, read_from, context.cluster);
     match route {
         Route::Engine(shard) => {
             let held = match reply.success {

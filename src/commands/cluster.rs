@@ -3,20 +3,39 @@
 //! Every core of every node is a cluster node of its own (with `advertise = node`, every node).
 //! A core may lead some shards and hold replicas of others, but clients give each address one
 //! role: the first one that CLUSTER SLOTS mentions it in, for redis-py. In SLOTS and NODES
-//! everyone is therefore a master of what it leads, and replicas show in SHARDS only.
+//! everyone is therefore a master of what it leads. Replicas show in SHARDS, and in SLOTS to a
+//! connection that has said READONLY; to it, each owner shows once by itself before any replica.
 
 use std::fmt::Write;
 
 use proto::resp::request::Arguments;
 use proto::resp::{Version, encode};
 use proto::slot::{self, SLOTS};
+use shards::command::ReadFrom;
 
 use crate::cluster_map::{ClusterMap, Member};
-use crate::commands::Execution;
+use crate::commands::{Execution, errors};
 
-/// READONLY, READWRITE and ASKING. Reads are linearizable on every port, and shards do not move
-/// slot by slot, so there is nothing to switch.
+/// ASKING: shards do not move slot by slot, so there is nothing to ask for.
 pub(super) fn accept(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
+    execution.ok();
+}
+
+/// READONLY \[STALE\]: replicas may answer the connection's reads; with STALE as they are.
+pub(super) fn read_only(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
+    let read_from = match (arguments.get(1), arguments.len()) {
+        (None, _) => ReadFrom::Replica,
+        (Some(word), 2) if word.eq_ignore_ascii_case(b"STALE") => ReadFrom::Stale,
+        (Some(_), 2) => return execution.error(errors::SYNTAX),
+        _ => return execution.wrong_number_of_arguments("readonly"),
+    };
+    execution.connection.replies.set_read_from(read_from);
+    execution.ok();
+}
+
+/// READWRITE: leaders answer everything.
+pub(super) fn read_write(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
+    execution.connection.replies.set_read_from(ReadFrom::Leader);
     execution.ok();
 }
 
@@ -36,21 +55,66 @@ pub(super) fn my_id(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
 /// CLUSTER SLOTS
 pub(super) fn slots(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
     let cluster = execution.context.cluster;
-    execution.answer(|out, version| {
-        let ranges = cluster.slot_ranges();
-        encode::array(out, ranges.len());
-        for range in ranges {
-            encode::array(out, 3);
-            encode::integer(out, i64::from(range.first));
-            encode::integer(out, i64::from(range.last));
-            let (host, port) = cluster.advertised_address(range.owner);
-            encode::array(out, 4);
-            encode::bulk(out, host.to_string().as_bytes());
-            encode::integer(out, i64::from(port));
-            encode::bulk(out, cluster.member_id(range.owner).as_bytes());
-            encode::map(out, version, 0);
+    let with_replicas = execution.connection.replies.read_from() != ReadFrom::Leader;
+    execution.answer(|out, version| match with_replicas {
+        false => {
+            let ranges = cluster.slot_ranges();
+            encode::array(out, ranges.len());
+            for range in ranges {
+                let slots = (range.first, range.last);
+                slot_entry(out, version, cluster, slots, &[range.owner]);
+            }
         }
+        true => slots_with_replicas(out, version, cluster),
     });
+}
+
+/// One entry per shard, with its replicas. Before any replica, each owner shows once by itself,
+/// with the first slot of its first shard: who keeps the first role it meets takes it for a master.
+fn slots_with_replicas(out: &mut Vec<u8>, version: Version, cluster: &ClusterMap) {
+    let mut met = Vec::new();
+    let mut alone = Vec::new();
+    let mut entries = Vec::new();
+    for shard in cluster.shards() {
+        let owner = cluster.listed_owner(shard);
+        let (mut first, last) = cluster.slots(shard);
+        if !met.contains(&owner) {
+            met.push(owner);
+            alone.push((first, vec![owner]));
+            first += 1;
+        }
+        if first <= last {
+            let members = std::iter::once(owner).chain(cluster.listed_replicas(shard));
+            entries.push(((first, last), members.collect::<Vec<_>>()));
+        }
+    }
+    encode::array(out, alone.len() + entries.len());
+    for (slot, members) in alone {
+        slot_entry(out, version, cluster, (slot, slot), &members);
+    }
+    for (slots, members) in entries {
+        slot_entry(out, version, cluster, slots, &members);
+    }
+}
+
+fn slot_entry(
+    out: &mut Vec<u8>,
+    version: Version,
+    cluster: &ClusterMap,
+    (first, last): (u16, u16),
+    members: &[Member],
+) {
+    encode::array(out, 2 + members.len());
+    encode::integer(out, i64::from(first));
+    encode::integer(out, i64::from(last));
+    for &member in members {
+        let (host, port) = cluster.advertised_address(member);
+        encode::array(out, 4);
+        encode::bulk(out, host.to_string().as_bytes());
+        encode::integer(out, i64::from(port));
+        encode::bulk(out, cluster.member_id(member).as_bytes());
+        encode::map(out, version, 0);
+    }
 }
 
 /// CLUSTER SHARDS: one entry per shard, each being a replication group of its own.

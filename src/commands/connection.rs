@@ -3,6 +3,7 @@
 use proto::limits::CLIENT_NAME_BYTES_MAX;
 use proto::resp::request::Arguments;
 use proto::resp::{Version, encode, parse_integer};
+use shards::command::ReadFrom;
 
 use crate::commands::server_info::REDIS_VERSION;
 use crate::commands::{Execution, errors, shown};
@@ -32,6 +33,7 @@ pub(super) fn quit(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
 pub(super) fn reset(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
     execution.settings.reply_mode = ReplyMode::On;
     execution.set_version(Version::Resp2);
+    execution.connection.replies.set_read_from(ReadFrom::Leader);
     if let Some(client) = execution.connection.client(execution.context.clients) {
         client.name.clear();
     }

@@ -6,7 +6,8 @@
 //!
 //! On the any-core port every key is served. On a core port, keys whose leader is known to be
 //! elsewhere get MOVED, keys of several slots get CROSSSLOT, and a shard without a known leader is
-//! left to the engine, where the request waits for the next one.
+//! left to the engine, where the request waits for the next one. After READONLY, reads of what the
+//! core follows are served as well.
 
 pub mod binary;
 mod cluster;
@@ -25,7 +26,7 @@ use proto::limits::KEY_BYTES_MAX;
 use proto::resp::request::Arguments;
 use proto::resp::{Version, encode};
 use proto::slot;
-use shards::command::{Command, Operation};
+use shards::command::{Command, Operation, ReadFrom};
 use shards::ids::ShardId;
 
 use crate::cluster_map::{Member, Ownership};
@@ -46,6 +47,8 @@ pub struct Execution<'s, 'c> {
     pub settings: &'s mut RespSettings,
     /// The core it runs on.
     pub context: &'s mut SessionContext<'c>,
+    /// Whether the command under way only reads.
+    pub only_reads: bool,
 }
 
 /// Carries a command out, or answers why not. Returns its name if there is such a command.
@@ -88,6 +91,7 @@ fn dispatch(
             }
         }
     }
+    execution.only_reads = spec.flags.has(table::READ);
     if spec.accepts(arguments.len()) {
         return (spec.handler)(execution, arguments);
     }
@@ -245,11 +249,19 @@ impl Execution<'_, '_> {
         }
         match self.context.cluster.ownership(shard) {
             Ownership::Here | Ownership::Unknown => true,
+            Ownership::Elsewhere(_) if self.may_read_here(shard) => true,
             Ownership::Elsewhere(member) => {
                 self.answer_moved(slot, member);
                 false
             }
         }
+    }
+
+    /// Whether the command is a read that this core's replica may answer.
+    fn may_read_here(&self, shard: ShardId) -> bool {
+        self.only_reads
+            && self.connection.replies.read_from() != ReadFrom::Leader
+            && self.context.cluster.holds(shard)
     }
 
     fn answer_moved(&mut self, slot: u16, member: Member) {

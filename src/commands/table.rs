@@ -441,11 +441,11 @@ const ALL: [CommandSpec; COUNT] = [
     ),
     plain(
         "readonly",
-        1,
+        -1,
         HANDSHAKE,
         Cluster,
         ("3.0.0", "Allows reads from replicas."),
-        cluster::accept,
+        cluster::read_only,
     ),
     plain(
         "readwrite",
@@ -453,7 +453,7 @@ const ALL: [CommandSpec; COUNT] = [
         HANDSHAKE,
         Cluster,
         ("3.0.0", "Forbids reads from replicas."),
-        cluster::accept,
+        cluster::read_write,
     ),
     plain(
         "asking",

@@ -9,7 +9,7 @@
 //! Counters are plain numbers that a core counts for itself and copies into a report when asked,
 //! so that the hot path shares no cache line with the control thread.
 
-use shards::contract::{AdminCommand, LeaderView, ShardStatus};
+use shards::contract::{AdminCommand, LeaderView, ReadCounts, ShardStatus};
 use shards::ids::{CoreIndex, NodeId};
 
 /// Requests that may wait in a core's control channel. Whoever finds it full is told at once that
@@ -80,6 +80,8 @@ pub struct CoreCounters {
     pub peer_bytes_out: u64,
     /// Frames to other nodes dropped because a link was down or its queue full.
     pub peer_frames_dropped: u64,
+    /// How reads were answered.
+    pub reads: ReadCounts,
     /// Turns of the loop.
     pub turns: u64,
     /// Nanoseconds spent in turns.

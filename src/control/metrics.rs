@@ -51,6 +51,24 @@ const CORE_METRICS: &[CoreMetric] = &[
     }),
     ("peer_received_bytes_total", Kind::Counter, "Bytes from other nodes.", |c| c.peer_bytes_in),
     ("peer_sent_bytes_total", Kind::Counter, "Bytes to other nodes.", |c| c.peer_bytes_out),
+    ("reads_by_lease_total", Kind::Counter, "Reads answered by a leader's lease.", |c| {
+        c.reads.lease
+    }),
+    ("reads_by_quorum_total", Kind::Counter, "Reads answered after asking a majority.", |c| {
+        c.reads.quorum
+    }),
+    ("reads_by_follower_total", Kind::Counter, "Linearizable reads answered by followers.", |c| {
+        c.reads.follower
+    }),
+    ("reads_stale_total", Kind::Counter, "Reads answered by a replica as it was.", |c| {
+        c.reads.stale
+    }),
+    ("read_rounds_total", Kind::Counter, "Rounds to a majority, for reads and leases.", |c| {
+        c.reads.rounds
+    }),
+    ("read_questions_total", Kind::Counter, "Questions of followers to their leaders.", |c| {
+        c.reads.questions
+    }),
     ("turns_total", Kind::Counter, "Turns of the core's loop.", |c| c.turns),
     ("turn_nanoseconds_total", Kind::Counter, "Time spent in turns.", |c| c.turn_ns),
 ];

@@ -304,6 +304,7 @@ impl State {
         counters.commands = self.session_counters.commands;
         counters.protocol_errors = self.session_counters.protocol_errors;
         counters.peer_links = self.peers.up_count() as u64;
+        counters.reads = self.engine.read_counts();
         self.counters.turn_ns_max = 0;
         self.counters.lateness_ns_max = 0;
         CoreReport {

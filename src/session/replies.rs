@@ -18,7 +18,7 @@
 use std::collections::VecDeque;
 
 use proto::limits::OUTPUT_BYTES_MAX;
-use shards::command::{Command, RequestBatch};
+use shards::command::{Command, ReadFrom, RequestBatch};
 use shards::ids::ShardId;
 use shards::reply::{Class, Reply, Status, Token};
 
@@ -193,6 +193,8 @@ pub struct ReplyQueue {
     sent: usize,
     unanswered: [Unanswered; SHARD_COUNTERS],
     overflowed: bool,
+    /// Who may answer the reads that are sent from now on.
+    read_from: ReadFrom,
 }
 
 /// Bytes that were sent already and may stay at the front of the output before it is moved.
@@ -465,7 +467,7 @@ impl ReplyQueue {
             unanswered.reads > 0
         };
         self.outstanding += 1;
-        requests.push(shard, token, ordered, command);
+        requests.push_read(shard, token, ordered, self.read_from, command);
     }
 
     fn settle(&mut self, shard: ShardId, is_write: bool) {
@@ -489,6 +491,16 @@ impl ReplyQueue {
             self.stash.forget();
             self.held.forget();
         }
+    }
+
+    /// Who may answer reads from now on.
+    pub fn set_read_from(&mut self, read_from: ReadFrom) {
+        self.read_from = read_from;
+    }
+
+    /// Who may answer reads.
+    pub fn read_from(&self) -> ReadFrom {
+        self.read_from
     }
 
     /// What is ready to be sent.

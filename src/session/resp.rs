@@ -64,6 +64,7 @@ impl RespState {
                         connection: &mut *connection,
                         settings: &mut self.settings,
                         context: &mut *context,
+                        only_reads: false,
                     };
                     last_command = commands::execute(&mut execution, arguments).or(last_command);
                     commands += 1;

@@ -7,7 +7,7 @@ mod ordering;
 
 use std::net::SocketAddr;
 
-use shards::command::RequestBatch;
+use shards::command::{Request, RequestBatch};
 use shards::contract::{Durability, Now};
 use shards::ids::{CoreIndex, Millis, Nanos};
 use shards::reply::{Reply, Status};
@@ -32,6 +32,8 @@ pub(crate) struct Rig {
     pub buffers: BufferPool,
     pub counters: SessionCounters,
     pub requests: RequestBatch,
+    /// What the engine was asked so far.
+    pub sent: Vec<Request>,
     pub now: Now,
     /// Input that was not consumed.
     pub pending: Vec<u8>,
@@ -71,6 +73,7 @@ impl Rig {
             buffers: BufferPool::default(),
             counters: SessionCounters::default(),
             requests: RequestBatch::default(),
+            sent: Vec::new(),
             now,
             pending: Vec::new(),
             shuffle: Shuffle::new(1),
@@ -103,6 +106,7 @@ impl Rig {
     pub fn answer(&mut self) {
         let mut replies: Vec<(Reply, Option<Vec<u8>>)> =
             self.engine.run(&self.requests, self.now.wall);
+        self.sent.extend(self.requests.requests());
         self.requests.clear();
         self.shuffle.shuffle(&mut replies);
         for (reply, value) in replies {

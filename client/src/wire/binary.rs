@@ -10,6 +10,7 @@ use proto::memcached::{
 use super::{Answer, DecodeError, Decoded, EncodeError, Refusal};
 use crate::command::{Command, Condition};
 use crate::error::Class;
+use crate::picker::ReadFrom;
 
 /// Longest body of a response: the longest value and what may stand beside it.
 const BODY_BYTES_MAX: u32 = (proto::limits::VALUE_BYTES_MAX + (1 << 20)) as u32;
@@ -19,6 +20,7 @@ const RELATIVE_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
 
 pub(super) fn encode(
     command: &Command<'_>,
+    read_from: ReadFrom,
     opaque: u32,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
@@ -58,7 +60,8 @@ pub(super) fn encode(
             Packet::Touch { key, expiration: expiration(time_to_live) }
         }
     };
-    Request { cas, ..Request::new(packet, opaque) }
+    let frame_extras = if command.is_read() { read_from.frame_extras() } else { &[] };
+    Request { cas, frame_extras, ..Request::new(packet, opaque) }
         .encode(out)
         .map_err(|_| EncodeError::KeyLength(key.len()))
 }
@@ -117,7 +120,7 @@ mod tests {
 
     fn sent(command: &Command<'_>) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(command, 77, &mut out).expect("an encoding");
+        encode(command, ReadFrom::Leader, 77, &mut out).expect("an encoding");
         out
     }
 

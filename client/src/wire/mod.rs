@@ -11,8 +11,9 @@ mod resp;
 use crate::address::Address;
 use crate::command::Command;
 use crate::error::Class;
+use crate::picker::ReadFrom;
 
-pub use resp::{ASKING, CLUSTER_SLOTS, READONLY};
+pub use resp::{ASKING, CLUSTER_SLOTS, READONLY, READONLY_STALE};
 
 /// Which protocol a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,13 +141,15 @@ pub enum EncodeError {
 }
 
 impl Protocol {
-    /// Appends `command` to `out`. RESP ignores the opaque.
+    /// Appends `command` to `out`. RESP ignores the opaque, and `read_from`, which is a matter of
+    /// the whole connection there ([`ReadFrom::greeting`]).
     ///
     /// # Errors
     /// If the protocol cannot express it; `out` is unchanged then.
     pub fn encode(
         self,
         command: &Command<'_>,
+        read_from: ReadFrom,
         opaque: u32,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
@@ -156,7 +159,7 @@ impl Protocol {
             return Err(EncodeError::ValueTooLong(value.len()));
         }
         match self {
-            Protocol::Binary => binary::encode(command, opaque, out),
+            Protocol::Binary => binary::encode(command, read_from, opaque, out),
             Protocol::Resp => resp::encode(command, out),
         }
     }

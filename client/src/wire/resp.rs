@@ -16,6 +16,8 @@ pub const CLUSTER_SLOTS: &[u8] = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
 pub const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 /// Lets a connection read from a replica.
 pub const READONLY: &[u8] = b"*1\r\n$8\r\nREADONLY\r\n";
+/// Lets a connection read from a replica as it is.
+pub const READONLY_STALE: &[u8] = b"*2\r\n$8\r\nREADONLY\r\n$5\r\nSTALE\r\n";
 
 /// Errors after which the same request may succeed a little later.
 const TRANSIENT: [&str; 6] =

@@ -41,6 +41,62 @@ fn a_core_port_serves_what_its_core_leads_and_redirects_the_rest() {
 }
 
 #[test]
+fn after_readonly_a_core_port_serves_reads_of_what_its_core_follows() {
+    use shards::command::ReadFrom;
+    // Core 0 of node 1 leads shard 0 and follows shard 1; shard 4 is on core 1.
+    let mut rig = Rig::new(PortKind::Core);
+    let (followed, other) = (key_in(512), key_in(2_048));
+    let moved = |slot: u16, port: u16| format!("-MOVED {slot} 127.0.0.2:{port}\r\n");
+    assert_eq!(rig.command(&format!("GET {followed}")), moved(512, 7401));
+    for (words, read_from) in [("READONLY", ReadFrom::Replica), ("readonly stale", ReadFrom::Stale)]
+    {
+        assert_eq!(rig.command(words), "+OK\r\n");
+        for read in ["GET", "TTL", "EXISTS", "MGET", "STRLEN"] {
+            let reply = rig.command(&format!("{read} {followed}"));
+            assert!(!reply.starts_with('-'), "{read}: {reply}");
+        }
+        let asked: Vec<_> = rig.sent.iter().map(|request| request.read_from).collect();
+        assert_eq!(asked, [read_from; 5]);
+        rig.sent.clear();
+        // Writes go to the leader, and so do reads of what this core does not hold.
+        assert_eq!(rig.command(&format!("SET {followed} v")), moved(512, 7401));
+        assert_eq!(rig.command(&format!("GETDEL {followed}")), moved(512, 7401));
+        assert_eq!(rig.command(&format!("GET {other}")), moved(2_048, 7402));
+    }
+    assert_eq!(rig.command("READONLY FRESH"), "-ERR syntax error\r\n");
+    for back in ["READWRITE", "RESET"] {
+        assert_eq!(rig.command("READONLY"), "+OK\r\n");
+        assert!(rig.command(back).starts_with('+'));
+        assert_eq!(rig.command(&format!("GET {followed}")), moved(512, 7401));
+    }
+}
+
+#[test]
+fn replicas_show_in_slots_after_readonly_and_each_owner_as_a_master_before() {
+    use proto::resp::reply::{Scanned, scan};
+    let mut rig = Rig::new(PortKind::Core);
+    let plain = rig.command("CLUSTER SLOTS");
+    assert_eq!(rig.command("READONLY"), "+OK\r\n");
+    let listed = rig.command("CLUSTER SLOTS");
+    let Ok(Scanned::Reply { consumed, .. }) = scan(listed.as_bytes()) else { panic!("{listed}") };
+    assert_eq!(consumed, listed.len());
+    // Six owners by themselves, and 32 shards with two replicas each.
+    assert!(listed.starts_with("*38\r\n*3\r\n:0\r\n:0\r\n*4\r\n"), "{listed}");
+    assert_eq!(listed.matches("127.0.0.").count(), 6 + 32 * 3);
+    assert_eq!(plain.matches("127.0.0.").count(), 32);
+    let covered: u32 = listed
+        .split("\r\n")
+        .filter_map(|line| line.strip_prefix(':'))
+        .map(|number| number.parse::<u32>().expect("a number"))
+        .filter(|number| !(7_401..=7_402).contains(number))
+        .collect::<Vec<_>>()
+        .chunks(2)
+        .map(|range| range[1] - range[0] + 1)
+        .sum();
+    assert_eq!(covered, 16_384);
+}
+
+#[test]
 fn keys_of_several_slots_do_not_go_together_on_a_core_port() {
     let mut rig = Rig::new(PortKind::Core);
     let (one, two) = (key_in(1), key_in(2));

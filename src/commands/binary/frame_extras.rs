@@ -1,0 +1,67 @@
+//! Frame extras of requests: additions of this server to the binary protocol that one request asks
+//! for and no connection has to negotiate.
+//!
+//! Each is a byte with its id in the high and its length in the low four bits, and as many bytes.
+//! There is one. What is not known, or makes no sense with the command, is refused: to ignore it
+//! could mean less than its sender relies on.
+
+use proto::memcached::{Command, Status};
+use shards::command::ReadFrom;
+
+/// Who may answer a read: one byte, 1 for any replica, 2 for any replica as it is.
+const READ_FROM: u8 = 0xe;
+
+/// What the frame extras of a request ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameExtras {
+    /// Who may answer.
+    pub read_from: ReadFrom,
+}
+
+impl FrameExtras {
+    /// Reads `bytes`, which came with `command`; an error is the status to refuse it with.
+    pub fn read(mut bytes: &[u8], command: &Command<'_>) -> Result<Self, Status> {
+        let mut extras = FrameExtras::default();
+        while let Some((&head, rest)) = bytes.split_first() {
+            let (id, length) = (head >> 4, usize::from(head & 0xf));
+            let Some((value, rest)) = rest.split_at_checked(length) else {
+                return Err(Status::INVALID_ARGUMENTS);
+            };
+            bytes = rest;
+            if id != READ_FROM {
+                return Err(Status::UNKNOWN_FRAME_EXTRA);
+            }
+            extras.read_from = match (value, command) {
+                ([1], Command::Get { .. }) => ReadFrom::Replica,
+                ([2], Command::Get { .. }) => ReadFrom::Stale,
+                _ => return Err(Status::INVALID_ARGUMENTS),
+            };
+        }
+        Ok(extras)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::memcached::ReturnKey;
+
+    const GET: Command<'_> = Command::Get { key: b"k", return_key: ReturnKey::No };
+
+    #[test]
+    fn a_read_may_name_who_answers_and_nothing_else_may() {
+        let read_from = |bytes: &[u8]| FrameExtras::read(bytes, &GET).map(|e| e.read_from);
+        assert_eq!(read_from(&[]), Ok(ReadFrom::Leader));
+        assert_eq!(read_from(&[0xe1, 1]), Ok(ReadFrom::Replica));
+        assert_eq!(read_from(&[0xe1, 2]), Ok(ReadFrom::Stale));
+        for wrong in [&[0xe1][..], &[0xe1, 0], &[0xe1, 3], &[0xe0], &[0xe2, 1, 1], &[0xe2, 1]] {
+            assert_eq!(read_from(wrong), Err(Status::INVALID_ARGUMENTS), "{wrong:?}");
+        }
+        for unknown in [&[0x11, 1][..], &[0x00], &[0xf1, 1], &[0xe1, 1, 0x20]] {
+            assert_eq!(read_from(unknown), Err(Status::UNKNOWN_FRAME_EXTRA), "{unknown:?}");
+        }
+        let delete = Command::Delete { key: b"k" };
+        assert_eq!(FrameExtras::read(&[0xe1, 1], &delete), Err(Status::INVALID_ARGUMENTS));
+        assert_eq!(FrameExtras::read(&[], &delete), Ok(FrameExtras::default()));
+    }
+}
