@@ -155,6 +155,34 @@ def redis_py_cluster_reads_writes_and_pipelines(cluster):
     client.close()
 
 
+def metric_total(cluster, name):
+    """The sum of a metric over all cores of all nodes."""
+    total = 0
+    for node in cluster.processes:
+        page = urllib.request.urlopen(f"http://{cluster.host(node)}:7480/metrics", timeout=5)
+        for line in page.read().decode().splitlines():
+            if line.startswith(name + "{"):
+                total += int(line.rsplit(" ", 1)[1])
+    return total
+
+
+def redis_py_reads_from_replicas_what_it_has_just_written(cluster):
+    from redis.cluster import ClusterNode, RedisCluster
+    client = RedisCluster(startup_nodes=[ClusterNode(cluster.host(2), 7402)],
+                          decode_responses=True, read_from_replicas=True)
+    assert len(client.get_primaries()) == NODES * CORES
+    before = metric_total(cluster, "coracle_core_reads_by_follower_total")
+    for round_number in range(3):
+        for n in range(200):
+            assert client.set(f"replica:{n}", f"{round_number}:{n}")
+            assert client.get(f"replica:{n}") == f"{round_number}:{n}"
+    assert [client.get(f"replica:{n}") for n in range(200)] == [f"2:{n}" for n in range(200)]
+    # Of three holders one leads; every one gets its turn.
+    answered = metric_total(cluster, "coracle_core_reads_by_follower_total") - before
+    assert 400 <= answered <= 700, answered
+    client.close()
+
+
 def redis_py_plain_client_works_on_the_any_core_port(cluster):
     import redis
     for protocol in (2, 3):
@@ -224,6 +252,7 @@ CHECKS = [
     redis_benchmark_runs_on_the_any_core_port,
     redis_benchmark_runs_in_cluster_mode_on_a_core_port,
     redis_py_cluster_reads_writes_and_pipelines,
+    redis_py_reads_from_replicas_what_it_has_just_written,
     redis_py_plain_client_works_on_the_any_core_port,
     binary_memcached_client_works_on_any_core_and_core_ports,
     coracle_shards_lists_every_shard,
