@@ -13,6 +13,7 @@ mod checkpoint;
 mod follower_reads;
 mod formation;
 pub mod frames;
+mod held;
 mod homes;
 mod journal;
 mod lease;
@@ -24,6 +25,7 @@ mod router;
 mod siblings;
 mod transfers;
 
+pub use self::held::Held;
 use raft::eraftpb::MessageType;
 
 use self::frames::{Items, Message, Messages, RepliesHeader, ReplyItem, RequestsHeader};

@@ -92,6 +92,11 @@ impl Version {
         assert!(ordinal < Self::ORDINALS, "the ordinal {ordinal} does not fit into a version");
         Version(epoch << 50 | index.0 << 10 | ordinal as u64)
     }
+
+    /// The index of the entry that wrote it.
+    pub fn index(self) -> Index {
+        Index(self.0 >> 10 & Self::INDEX_MAX)
+    }
 }
 
 /// The members a shard is formed by, and the epoch it is formed with.

@@ -199,11 +199,6 @@ impl RaftLog {
         self.inner.state.borrow().bytes
     }
 
-    /// Index of the last entry that was cut away, or that a snapshot stands for.
-    pub fn base(&self) -> Index {
-        Index(self.inner.state.borrow().base.0)
-    }
-
     /// Index of the last entry.
     pub fn last(&self) -> Index {
         Index(self.inner.state.borrow().last_index())
@@ -212,6 +207,14 @@ impl RaftLog {
     /// The term at `index`, if the log still has it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.inner.state.borrow().term(index.0).ok().map(Term)
+    }
+
+    /// Term and hash of the entry at `index`, if the log still has it.
+    pub fn print_at(&self, index: Index) -> Option<(Term, u64)> {
+        let state = self.inner.state.borrow();
+        let entry = state.entries.get(index.0.checked_sub(state.base.0 + 1)? as usize)?;
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&entry.data, entry.entry_type as u64);
+        Some((Term(entry.term), hash))
     }
 
     /// The stamp of the last entry that carries one, as far as the log reaches back.

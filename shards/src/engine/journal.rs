@@ -94,6 +94,16 @@ impl Journal {
         self.waiting.iter().take_while(|(batch, _)| *batch <= durable).count()
     }
 
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Bytes that are not under way to the disk yet.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.writer.as_ref().map_or(0, Writer::unwritten_bytes)
+    }
+
     /// Takes out who has waited longest.
     pub fn next_ripe(&mut self) -> Option<Waiting> {
         self.waiting.pop_front().map(|(_, waiting)| waiting)

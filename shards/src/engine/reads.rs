@@ -199,6 +199,11 @@ impl Reads {
         }
     }
 
+    /// Batches that wait for anything.
+    pub fn len(&self) -> usize {
+        self.pending.len() + usize::from(!self.due.is_empty())
+    }
+
     /// Bytes that wait for the next round.
     pub fn gathered_bytes(&self) -> usize {
         self.gathered_bytes

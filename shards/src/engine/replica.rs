@@ -827,7 +827,7 @@ impl Replica {
                 false => journal.wait_behind(waiting),
             }
         } else {
-            self.note_persisted(number);
+            self.raw.on_persist_ready(number);
             for message in messages {
                 courier.send(self, self.shard, message);
             }
@@ -852,20 +852,10 @@ impl Replica {
         (u64::from_le_bytes(*me) == self.me.0).then(|| u64::from_le_bytes(*attempt))
     }
 
-    /// Tells raft-rs that a ready is durable. A snapshot counts as applied only once that is said,
-    /// too, and there may be no later entry to say it with.
-    fn note_persisted(&mut self, ready: u64) {
-        self.raw.on_persist_ready(ready);
-        let (log, base) = (&self.raw.raft.raft_log, self.log.base().0);
-        if log.applied < base && base <= log.persisted {
-            self.raw.advance_apply_to(base);
-        }
-    }
-
     /// A disk operation of an earlier turn has ended well.
     pub fn persisted(&mut self, persisted: Persisting, courier: &mut Courier<'_>) {
         self.unpersisted -= 1;
-        self.note_persisted(persisted.ready);
+        self.raw.on_persist_ready(persisted.ready);
         for message in persisted.messages {
             courier.send(self, self.shard, message);
         }

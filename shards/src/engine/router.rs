@@ -175,6 +175,11 @@ impl Router {
         }
     }
 
+    /// Bytes of commands it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Who leads `shard`, as far as known.
     pub fn view(&self, shard: ShardId) -> LeaderView {
         self.routes[usize::from(shard.0)].view

@@ -106,6 +106,11 @@ impl Transfers {
         }
     }
 
+    /// Snapshots under way.
+    pub fn len(&self) -> usize {
+        self.outgoing.len() + self.incoming.len()
+    }
+
     /// Whether another snapshot may be sent.
     pub fn has_room(&self) -> bool {
         self.outgoing.len() < OUTGOING_MAX

@@ -131,6 +131,11 @@ impl Writer {
         BatchNumber(self.first.0 + self.batches.len() as u64 - 1)
     }
 
+    /// Bytes of records that wait to be written.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.len() - FRAME_HEADER_BYTES).sum()
+    }
+
     /// Whether something waits to be written.
     fn has_records(&self) -> bool {
         self.batches.iter().any(|batch| batch.len() > FRAME_HEADER_BYTES)

@@ -1,18 +1,33 @@
 //! What must hold at every moment, whatever the faults.
 //!
 //! - A shard has at most one leader per term.
+//! - Logs match: what is applied at an index is the same entry of the same term on every replica,
+//!   in every life. What was acknowledged once is therefore at its index for ever; and at the end
+//!   every replica has applied as much.
 //! - Replicas of a shard at the same applied index have the same digest, keys and bytes.
 //! - The applied index of a life never goes back, and never exceeds the commit index.
 //! - No replica stops for good.
-//! - A shard holds no more bytes than it may.
+//! - A shard holds no more bytes than it may, and a core holds no more of what is under way than
+//!   its clients can have asked for.
+//! - A core whose log cannot be written says nothing.
 //!
 //! What clients see is checked in `workload.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shards::contract::{Event, Role};
-use shards::engine::Core;
+use shards::engine::{Core, Held};
 use shards::ids::{Address, Index, NodeId, ShardId, Term};
+
+/// Bytes that all clients together can have asked for, somewhat generously.
+const ASKED_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the tails of a core's logs: a few mebibytes per shard before they are cut, of which the
+/// short runs of the simulator fill little.
+const LOG_BYTES_MAX: usize = 16 << 20;
+/// Bytes of records that wait for the disk.
+const UNWRITTEN_BYTES_MAX: usize = 8 << 20;
+/// Rounds of reads that raft-rs keeps: one is under way per shard, and its repetitions.
+const ROUNDS_MAX: usize = 128;
 
 /// A replica's state at an applied index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +42,10 @@ struct Print {
 pub struct Checkers {
     leaders: BTreeMap<(ShardId, Term), (Address, u64)>,
     prints: BTreeMap<(ShardId, Index), (Print, Address)>,
+    entries: BTreeMap<(ShardId, Index), ((Term, u64), Address)>,
     applied: BTreeMap<(ShardId, Address), Index>,
+    /// The last index with an acknowledged write.
+    acknowledged: BTreeMap<ShardId, Index>,
     violation: Option<String>,
     /// Offices taken.
     pub elections: u64,
@@ -51,6 +69,8 @@ impl Checkers {
     pub fn forget(&mut self) {
         self.leaders.clear();
         self.prints.clear();
+        self.entries.clear();
+        self.acknowledged.clear();
         self.applied.clear();
     }
 
@@ -124,6 +144,11 @@ impl Checkers {
             if last > Some(status.applied) {
                 self.violation(format!("{at} went back from {last:?}: {status:?}"));
             }
+            for index in
+                (last.map_or(status.applied.0, |last| last.0 + 1)..=status.applied.0).map(Index)
+            {
+                self.match_entry(at, core, shard, index);
+            }
             if status.bytes > status.bytes_max {
                 self.violation(format!("{at} holds too many bytes: {status:?}"));
             }
@@ -140,5 +165,39 @@ impl Checkers {
                 ));
             }
         }
+    }
+
+    /// Compares what is applied at `index` with what others have applied there.
+    fn match_entry(&mut self, at: Address, core: &Core, shard: ShardId, index: Index) {
+        let Some(entry) = core.entry(shard, index) else { return };
+        let (known, who) = *self.entries.entry((shard, index)).or_insert((entry, at));
+        if known != entry {
+            self.violation(format!(
+                "shard {shard} has two entries at {index}: {known:?} on {who}, {entry:?} on {at}"
+            ));
+        }
+    }
+
+    /// Looks at what a core holds.
+    pub fn weigh(&mut self, at: Address, held: Held) {
+        let asked = held.routed_bytes + held.gathered_bytes + held.proposed_bytes;
+        let is_bounded = asked <= ASKED_BYTES_MAX
+            && held.log_bytes <= LOG_BYTES_MAX
+            && held.unwritten_bytes <= UNWRITTEN_BYTES_MAX
+            && held.rounds <= ROUNDS_MAX;
+        if !is_bounded {
+            self.violation(format!("{at} holds too much: {held:?}"));
+        }
+    }
+
+    /// Notes that a write at `index` was acknowledged.
+    pub fn acknowledge(&mut self, shard: ShardId, index: Index) {
+        let last = self.acknowledged.entry(shard).or_insert(index);
+        *last = index.max(*last);
+    }
+
+    /// The last index of `shard` with an acknowledged write.
+    pub fn acknowledged(&self, shard: ShardId) -> Index {
+        self.acknowledged.get(&shard).copied().unwrap_or(Index(0))
     }
 }

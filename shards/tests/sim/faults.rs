@@ -323,6 +323,9 @@ impl World {
             }
         }
         self.release();
+        for at in self.checkers.failed_disks.clone() {
+            self.crash(at.node, Loss::Memory);
+        }
         self.release_disks();
         self.thaw();
         for node in nodes {

@@ -14,6 +14,7 @@ mod disk;
 mod faults;
 mod network;
 mod options;
+mod promises;
 mod random;
 mod run;
 mod scenarios;

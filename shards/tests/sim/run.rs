@@ -1,6 +1,7 @@
 //! A seed from its start to its verdict: a troubled phase, then a calm one that must come to rest.
 
 use shards::contract::Role;
+use shards::engine::Held;
 use shards::ids::{Address, Index, ShardId};
 
 use crate::options::{MILLI, Options, SECOND};
@@ -179,6 +180,12 @@ fn balance(world: &World) -> Result<(), String> {
 /// Whether the replicas of each shard are at the same index, with the same keys in the same order
 /// of use. Where they are, each store is checked from within as well.
 fn equality(world: &World) -> Result<(), String> {
+    for at in world.living() {
+        let held = world.seat(at).map(|seat| seat.core.held().at_rest()).unwrap_or_default();
+        if held != Held::default() {
+            return Err(format!("{at} has nothing to do, and holds {held:?}"));
+        }
+    }
     for shard in (0..world.placement.shards()).map(ShardId) {
         let mut first: Option<(Index, u64, u64, Vec<Vec<u8>>)> = None;
         for at in replicas(world, shard) {
@@ -186,6 +193,10 @@ fn equality(world: &World) -> Result<(), String> {
             let status = core.status(shard).ok_or_else(|| states(world))?;
             let store = core.store(shard).ok_or_else(|| states(world))?;
             let order = store.keys_in_recency_order().map(<[u8]>::to_vec).collect();
+            let acknowledged = world.checkers.acknowledged(shard);
+            if status.applied < acknowledged {
+                return Err(format!("{at} lacks a write acknowledged at {acknowledged}"));
+            }
             let state = (status.applied, store.digest(), store.bytes(), order);
             if first.get_or_insert_with(|| state.clone()) != &state {
                 return Err(format!("{first:?} and {state:?}\n{}", states(world)));

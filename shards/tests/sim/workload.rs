@@ -597,6 +597,9 @@ impl World {
                     number: reply.number,
                 };
                 record.operation.outcome = Outcome::Returned { at: now, output };
+                if !pending.is_read && reply.version.0 != 0 {
+                    self.checkers.acknowledge(pending.shard, reply.version.index());
+                }
                 client.versions.insert((pending.shard, record.key), reply.version.0);
             }
             (Class::Done, None) | (Class::NotDone, _) => record.is_left_out = true,

@@ -827,5 +827,6 @@ impl World {
             return;
         };
         self.checkers.observe(at, &seat.core, self.placement.shards());
+        self.checkers.weigh(at, seat.core.held());
     }
 }

@@ -43,6 +43,10 @@ impl Replica {
         self.clock = ShardClock::resume(self.store.stamp(), now);
         self.formation = Some(staged.formation);
         self.applied = (index, term);
+        // raft-rs counts a snapshot as applied only when it is told so, and takes the word for it
+        // only when the snapshot is durable. A campaign before that would look for entries that
+        // the snapshot stands for, and panic. What it says to others waits for the disk anyway.
+        self.raw.raft.raft_log.applied = index.0;
         if let Some(head) = self.checkpoint_head()
             && let Some(writer) = journal.writer()
         {

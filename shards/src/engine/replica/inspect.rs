@@ -4,6 +4,7 @@ use raft::StateRole;
 
 use super::Replica;
 use crate::contract::{ReplicaStatus, Role};
+use crate::engine::held::Held;
 use crate::ids::{Formation, Index, Nanos, ReplicaId, Term};
 use crate::reader::Reader;
 use crate::store::{SnapshotProgress, Store};
@@ -86,6 +87,20 @@ impl Replica {
             StateRole::Follower => Role::Follower,
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
         }
+    }
+
+    /// Adds what is under way here.
+    pub fn add_held(&self, held: &mut Held) {
+        held.gathered_bytes += self.gathered_bytes + self.reads.gathered_bytes();
+        held.proposed_bytes += self.proposed_bytes;
+        held.undecided += self.doubtful.len() + self.proposed.len() + self.reads.len();
+        held.rounds += self.raw.raft.read_only.pending_read_index.len();
+        held.log_bytes += self.log.bytes();
+    }
+
+    /// Term and hash of the entry at `index`, if the log still has it.
+    pub fn entry(&self, index: Index) -> Option<(Term, u64)> {
+        self.log.print_at(index)
     }
 
     /// The store, for inspection.

@@ -2,11 +2,11 @@
 //! without the feature `defects`.
 
 use super::{Courier, Replica};
-use crate::command::{Expiry, Operation, SetCondition};
+use crate::command::{Command, Expiry, Operation, SetCondition};
 use crate::entry::EntryReader;
-use crate::ids::{Index, Term, Version};
+use crate::ids::{Index, Millis, Term, Version};
 use crate::reply::Status;
-use crate::store::Outcome;
+use crate::store::{Outcome, ReadOutcome};
 
 impl Replica {
     /// Answers plain writes that are proposed and not yet committed.
@@ -33,11 +33,14 @@ impl Replica {
                 else {
                     continue;
                 };
+                let get = Command { key: command.key, operation: Operation::Get };
+                let found = self.store.read(&get, Millis(0));
+                let was_there = matches!(found, ReadOutcome::Done(o) if o.status == Status::Ok);
                 let outcome = Outcome {
                     status: Status::Ok,
                     flags: 0,
                     version: Version::new(epoch, proposed.index, ordinal),
-                    number: 0,
+                    number: u64::from(was_there),
                     expires_in: None,
                     expires_at: None,
                     value: None,
