@@ -1,5 +1,6 @@
 //! SIGKILL of a node under load: nothing acknowledged is lost, all shards serve again, and every
-//! error says whether the write happened.
+//! error says whether the write happened. How long each shard took no writes is measured by one
+//! writer per shard, which asks the nodes that stay.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -65,6 +66,53 @@ fn writer(name: usize, nodes: Vec<SocketAddr>, stop: Arc<AtomicBool>) -> JoinHan
     })
 }
 
+/// Writes to one shard until told to stop, and returns when each write was acknowledged.
+fn prober(name: usize, node: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Vec<Instant>> {
+    std::thread::spawn(move || {
+        let key = format!("probe:{{{}}}", tag_of_shard(name));
+        let mut acknowledged = Vec::new();
+        let mut connection = None;
+        while !stop.load(Ordering::Relaxed) {
+            let Some(open) = connection.as_mut() else {
+                connection = Resp::connect(node).ok();
+                continue;
+            };
+            match open.call(&[b"SET", key.as_bytes(), b"x"]) {
+                Ok(reply) if reply.is_ok() => {
+                    acknowledged.push(Instant::now());
+                    std::thread::park_timeout(PROBE_PERIOD);
+                }
+                Ok(_) => {}
+                Err(_) => connection = None,
+            }
+        }
+        acknowledged
+    })
+}
+
+/// Time between two writes of a prober, which is how exactly it measures.
+const PROBE_PERIOD: Duration = Duration::from_millis(4);
+const SHARDS: u16 = 32;
+
+/// A hash tag in a shard.
+fn tag_of_shard(shard: usize) -> String {
+    let shard_of = |tag: &String| {
+        usize::from(proto::slot::slot_of(tag.as_bytes())) * usize::from(SHARDS) / 16_384
+    };
+    (0..).map(|salt: u32| salt.to_string()).find(|tag| shard_of(tag) == shard).unwrap_or_default()
+}
+
+/// The longest time without an acknowledgement.
+fn longest_gap(acknowledged: &[Instant]) -> Duration {
+    acknowledged.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
+
+fn median_and_worst(times: &mut [Duration]) -> (u128, u128) {
+    times.sort();
+    let at = |place: usize| times.get(place).copied().unwrap_or_default().as_millis();
+    (at(times.len() / 2), at(times.len().saturating_sub(1)))
+}
+
 fn check(cluster: &Cluster, seen: &[Seen]) {
     let survivor = cluster.running()[0];
     let mut connection = cluster.resp(survivor, 7400);
@@ -98,12 +146,18 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
         .ok()
         .and_then(|trials| trials.parse().ok())
         .unwrap_or(3);
-    let mut cluster =
-        Cluster::start(Shape { shards: 16, extra: vec!["--log=warn".into()], ..Shape::default() });
-    let mut windows = Vec::new();
+    let mut cluster = Cluster::start(Shape {
+        shards: SHARDS,
+        extra: vec!["--log=warn".into()],
+        ..Shape::default()
+    });
+    let (mut windows, mut by_shard) = (Vec::new(), Vec::new());
     for trial in 0..trials {
         let victim = (trial % 3) as u16 + 1;
+        let led = await_leaderships(&cluster, victim);
         let stop = Arc::new(AtomicBool::new(false));
+        let stays = cluster.socket(victim % 3 + 1, 7400);
+        let probers: Vec<_> = led.iter().map(|&shard| prober(shard, stays, stop.clone())).collect();
         let nodes: Vec<_> = (1..=3).map(|node| cluster.socket(node, 7400)).collect();
         let writers: Vec<_> =
             (0..8).map(|name| writer(trial * 8 + name, nodes.clone(), stop.clone())).collect();
@@ -115,7 +169,7 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
         cluster.wait("the others lead everything", Duration::from_secs(20), || {
             cluster.running().iter().all(|&node| {
                 cluster.shards(node).is_some_and(|shards| {
-                    shards.len() == 16
+                    shards.len() == usize::from(SHARDS)
                         && shards.iter().all(|shard| {
                             shard["leader"]["node"]
                                 .as_u64()
@@ -134,6 +188,12 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
         let seen: Vec<_> =
             writers.into_iter().map(|writer| writer.join().expect("a writer ends")).collect();
         check(&cluster, &seen);
+        let mut gaps: Vec<_> = probers
+            .into_iter()
+            .map(|prober| longest_gap(&prober.join().expect("a prober ends")))
+            .collect();
+        by_shard.extend(gaps.iter().copied());
+        let (median, worst) = median_and_worst(&mut gaps);
         let unclassified: Vec<_> = seen.iter().flat_map(|seen| &seen.unclassified).collect();
         assert!(unclassified.is_empty(), "{unclassified:?}");
         let window = seen.iter().map(|seen| seen.longest_gap).max().unwrap_or_default();
@@ -144,17 +204,35 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
         }
         println!(
             "trial {trial}: node {victim} killed, {acknowledged} writes acknowledged, all there; \
-             longest wait {} ms; errors {errors:?}",
-            window.as_millis()
+             longest wait of a writer {} ms; {} shards it led took no writes for {median} ms \
+             (median), {worst} ms (worst); errors {errors:?}",
+            window.as_millis(),
+            gaps.len()
         );
         windows.push(window);
         cluster.start_node(victim);
         cluster.wait_until_ready();
     }
-    windows.sort();
+    let (median, worst) = median_and_worst(&mut windows);
+    println!("longest wait of a writer, {trials} trials: median {median} ms, worst {worst} ms");
+    let count = by_shard.len();
+    let (median, worst) = median_and_worst(&mut by_shard);
     println!(
-        "window in which writes failed or waited, {trials} trials: median {} ms, worst {} ms",
-        windows[windows.len() / 2].as_millis(),
-        windows[windows.len() - 1].as_millis()
+        "a shard whose leader was killed took no writes, {trials} trials, {count} shards: median \
+         {median} ms, worst {worst} ms"
     );
+}
+
+/// Waits until leaders are where they are preferred, and returns the shards that `node` leads.
+fn await_leaderships(cluster: &Cluster, node: u16) -> Vec<usize> {
+    let mut led = Vec::new();
+    cluster.wait("leaders are spread", Duration::from_secs(60), || {
+        let Some(shards) = cluster.shards(node) else { return false };
+        let leads =
+            |shard: &&serde_json::Value| shard["leader"]["node"].as_u64() == Some(u64::from(node));
+        let numbers = shards.iter().filter(leads).filter_map(|shard| shard["shard"].as_u64());
+        led = numbers.map(|number| number as usize).collect();
+        (SHARDS / 3..=SHARDS / 3 + 1).contains(&(led.len() as u16))
+    });
+    led
 }

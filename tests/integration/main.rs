@@ -9,5 +9,6 @@ mod failover;
 mod http;
 mod leadership;
 mod malformed;
+mod rolling;
 mod routing;
 mod wire;

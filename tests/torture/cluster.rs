@@ -27,6 +27,8 @@ const PEER_PORT: u16 = 7501;
 const HTTP_PORT: u16 = 7480;
 /// Cores a node may have; so many peer ports are proxied.
 pub const CORES_MAX: u16 = 3;
+/// How long a cluster may take to start on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a node may take from SIGTERM to its end.
 const TERMINATION_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -296,6 +298,21 @@ impl Cluster {
             && self
                 .replicas(node)
                 .is_some_and(|replicas| replicas.len() == shards && replicas.iter().all(votes))
+    }
+
+    /// Waits until every node is whole.
+    ///
+    /// # Errors
+    /// If that takes too long for a start.
+    pub fn await_whole(&self) -> Result<(), String> {
+        let began = Instant::now();
+        while !(1..=self.shape.nodes).all(|node| self.is_whole(node)) {
+            if began.elapsed() > START_DEADLINE {
+                return Err("the cluster is not ready in time".into());
+            }
+            pause(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// The last lines of a node's log.

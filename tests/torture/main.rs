@@ -5,6 +5,7 @@
 //! - [`schedule`] draws faults from a seed, [`nemesis`] commits them.
 //! - [`clients`] work on [`keys`] through [`connection`]s; [`keeper`] replaces and judges the keys.
 //! - [`record`] is what they share.
+//! - [`pauses`] looks at one fault more closely: a leader that sleeps and wakes.
 //!
 //! A seed gives the same faults and the same wishes of the clients again, and not the same run:
 //! processes and threads are not deterministic. So a failure prints everything there is to know
@@ -24,6 +25,7 @@ mod http;
 mod keeper;
 mod keys;
 mod nemesis;
+mod pauses;
 mod proxy;
 mod random;
 mod record;
@@ -33,7 +35,7 @@ mod schedule;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -49,8 +51,6 @@ use schedule::Schedule;
 const SECONDS: u64 = 15;
 /// The seed where nobody says otherwise.
 const SEED: u64 = 1;
-/// How long a cluster may take to start on a busy machine.
-const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long clients go on after everything was healed.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// How long replicas may take to come to the same index once nobody writes.
@@ -60,6 +60,11 @@ const GAP_MAX: Duration = Duration::from_secs(30);
 
 /// Clusters run one after the other.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// Held while a cluster runs.
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -87,7 +92,7 @@ fn run(durability: Durability, reads: &'static str) {
     if wanted.is_some_and(|wanted| wanted != durability.name()) {
         return;
     }
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _turn = turn();
     let seed = seed();
     let seconds = number("CORACLE_TORTURE_SECONDS").unwrap_or(SECONDS);
     let name = durability.name();
@@ -110,12 +115,8 @@ fn run(durability: Durability, reads: &'static str) {
 /// A whole run. Returns what happened that must not.
 fn torture(cluster: &mut Cluster, seed: u64, duration: Duration) -> Vec<String> {
     let Shape { nodes, shards, durability, .. } = cluster.shape;
-    let began = Instant::now();
-    while !(1..=nodes).all(|node| cluster.is_whole(node)) {
-        if began.elapsed() > START_DEADLINE {
-            return vec!["the cluster is not ready in time".into()];
-        }
-        pause(Duration::from_millis(50));
+    if let Err(error) = cluster.await_whole() {
+        return vec![error];
     }
     if let Err(error) = ballast::write(cluster.socket(1, ANY_CORE_PORT)) {
         return vec![format!("before anything went wrong: {error}")];

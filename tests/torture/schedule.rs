@@ -49,6 +49,8 @@ pub enum Kind {
     Wipe,
     /// SIGSTOP of one node or two.
     Pause,
+    /// SIGSTOP of a node that is cut off until some time after it woke.
+    PauseCutOff,
     /// SIGTERM and a restart.
     Terminate,
     /// SIGTERM of one node after the other.
@@ -141,7 +143,8 @@ impl Schedule {
             0..30 => self.draw_kill(episode, begin),
             30..38 if self.durability == Durability::Fsync => self.draw_kill_all(episode, begin),
             30..45 => self.draw_wipe(episode, begin),
-            45..80 => self.draw_pause(episode, begin),
+            45..65 => self.draw_pause(episode, begin),
+            65..80 => self.draw_pause_cut_off(episode, begin),
             80..92 => {
                 episode.kinds.push(Kind::Terminate);
                 let node = self.node();
@@ -212,6 +215,19 @@ impl Schedule {
             let until = from + ms(self.random.magnitude(200, 10_000));
             episode.steps.push((from, Step::Stop(node)));
             episode.steps.push((until, Step::Continue(node)));
+        }
+    }
+
+    fn draw_pause_cut_off(&mut self, episode: &mut Episode, begin: Duration) {
+        episode.kinds.push(Kind::PauseCutOff);
+        let node = self.node();
+        let wakes = begin + ms(self.random.magnitude(200, 5_000));
+        let returns = wakes + ms(self.random.magnitude(100, 2_000));
+        episode.steps.push((begin, Step::Stop(node)));
+        episode.steps.push((wakes, Step::Continue(node)));
+        for (a, b) in pairs(self.nodes).filter(|(a, b)| *a == node || *b == node) {
+            episode.steps.push((begin, Step::Rule(a, b, Rule::Hold)));
+            episode.steps.push((returns, Step::Rule(a, b, Rule::Pass)));
         }
     }
 
