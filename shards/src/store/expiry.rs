@@ -94,8 +94,16 @@ impl ExpiryIndex {
     /// Makes a heap of what was pushed without order, in a time proportional to it: every element
     /// sinks to its place, the last ones first (R. W. Floyd, "Algorithm 245: Treesort 3", 1964).
     pub fn sort(&mut self, slab: &mut Slab) {
-        for position in (0..self.heap.len()).rev() {
-            self.sink(slab, position, self.heap[position]);
+        let parents = self.heap.len().saturating_sub(1).div_ceil(ARITY);
+        for position in (0..parents).rev() {
+            let due = self.heap[position];
+            let place = self.sink_through(position, due, |heap, position, due| {
+                heap[position] = due;
+            });
+            self.heap[place] = due;
+        }
+        for (position, due) in self.heap.iter().enumerate() {
+            slab[due.slot].due = position as u32;
         }
     }
 
@@ -120,7 +128,22 @@ impl ExpiryIndex {
         self.set(slab, position, due);
     }
 
-    fn sink(&mut self, slab: &mut Slab, mut position: usize, due: Due) {
+    fn sink(&mut self, slab: &mut Slab, position: usize, due: Due) {
+        let place = self.sink_through(position, due, |heap, position, due| {
+            heap[position] = due;
+            slab[due.slot].due = position as u32;
+        });
+        self.set(slab, place, due);
+    }
+
+    /// Finds the place for `due` at or below `position`, and lets `set` move up what stands in
+    /// between.
+    fn sink_through(
+        &mut self,
+        mut position: usize,
+        due: Due,
+        mut set: impl FnMut(&mut Pages<Due>, usize, Due),
+    ) -> usize {
         loop {
             let first = position * ARITY + 1;
             let children = first..(first + ARITY).min(self.heap.len());
@@ -129,10 +152,11 @@ impl ExpiryIndex {
             };
             match children.reduce(earlier) {
                 Some(child) if self.heap[child].is_before(&due) => {
-                    self.set(slab, position, self.heap[child]);
+                    let risen = self.heap[child];
+                    set(&mut self.heap, position, risen);
                     position = child;
                 }
-                _ => return self.set(slab, position, due),
+                _ => return position,
             }
         }
     }

@@ -37,7 +37,8 @@ impl<T> Pages<T> {
         self.len
     }
 
-    /// Adds an element behind the last.
+    /// Adds an element behind the last. Inlined, so that a large element is built where it stays.
+    #[inline(always)]
     pub fn push(&mut self, element: T) {
         let page = self.len >> PAGE_BITS;
         if page == self.pages.len() {

@@ -271,7 +271,7 @@ impl Slab {
     }
 
     /// Restores a slab: adds a slot behind the last.
-    #[inline]
+    #[inline(always)]
     pub fn push_restored(&mut self, slot: Slot) {
         self.slots.push(slot);
     }

@@ -9,7 +9,7 @@
 
 use super::super::digest::StreamHash;
 use super::super::expiry::ExpiryIndex;
-use super::super::recency::RecencyList;
+use super::super::recency::RecencyBuilder;
 use super::super::slab::{NO_DEADLINE, NONE, Slot};
 use super::super::table::TableBuilder;
 use super::super::{DEADLINE_MAX, Store, StoreSettings, entry_bytes};
@@ -26,6 +26,8 @@ const INCONSISTENT_SLOTS: RestoreError =
     RestoreError::Inconsistent("the slots of entries and free slots do not add up");
 const INCONSISTENT_COUNT: RestoreError =
     RestoreError::Inconsistent("the number of entries or bytes is wrong");
+const INCONSISTENT_RECENCY: RestoreError =
+    RestoreError::Inconsistent("the recency numbers are not unique or too large");
 const BYTES_LEFT_OVER: RestoreError = RestoreError::Inconsistent("bytes are left over");
 const UNKNOWN_RECORD: RestoreError = RestoreError::Inconsistent("a record is of no known kind");
 
@@ -248,8 +250,7 @@ struct Building {
     gaps: usize,
     table: TableBuilder,
     expiry: ExpiryIndex,
-    /// Recency numbers and their slots.
-    order: Vec<(u64, u32)>,
+    recency: RecencyBuilder,
 }
 
 impl Building {
@@ -267,7 +268,7 @@ impl Building {
             gaps: 0,
             table: TableBuilder::new(settings.hash_seed, entries),
             expiry: ExpiryIndex::default(),
-            order: Vec::with_capacity(entries),
+            recency: RecencyBuilder::new(header.next_recency, header.slots, entries),
         }
     }
 
@@ -294,7 +295,9 @@ impl Building {
         }
         self.store.terms.add(entry.term(slot));
         self.table.push(entry.key(), slot);
-        self.order.push((entry.recency, slot));
+        if !self.recency.push(entry.recency, slot) {
+            return Err(INCONSISTENT_RECENCY);
+        }
         self.expiry.push_unsorted(&entry, slot);
         self.place(turn, slot, entry)
     }
@@ -308,7 +311,7 @@ impl Building {
     }
 
     /// Puts a slot where it belongs, or aside if that is not there yet.
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, turn: Turn, slot: u32, content: Slot) -> Result<(), RestoreError> {
         if slot >= self.header.slots {
             return Err(INCONSISTENT_SLOTS);
@@ -326,6 +329,9 @@ impl Building {
     /// Leaves gaps up to `slot`, for slots that came early.
     #[inline]
     fn leave_gaps(&mut self, slot: u32) -> Result<(), RestoreError> {
+        if slot as usize == self.store.slab.len() {
+            return Ok(());
+        }
         let gaps = (slot as usize).checked_sub(self.store.slab.len()).ok_or(INCONSISTENT_SLOTS)?;
         self.gaps += gaps;
         if self.gaps > self.early.len() {
@@ -338,7 +344,7 @@ impl Building {
     }
 
     fn finish(mut self) -> Result<Store, RestoreError> {
-        let Header { slots, entries, first_free, next_recency, bytes, digest, .. } = self.header;
+        let Header { slots, entries, first_free, bytes, digest, .. } = self.header;
         self.leave_gaps(slots)?;
         if self.gaps != self.early.len() {
             return Err(INCONSISTENT_SLOTS);
@@ -359,8 +365,7 @@ impl Building {
             .table
             .build(&store.slab)
             .ok_or(RestoreError::Inconsistent("a key occurs twice"))?;
-        store.recency = RecencyList::restore(&mut store.slab, self.order, next_recency)
-            .ok_or(RestoreError::Inconsistent("the recency numbers are not unique"))?;
+        store.recency = self.recency.build(&mut store.slab).ok_or(INCONSISTENT_RECENCY)?;
         self.expiry.sort(&mut store.slab);
         store.expiry = self.expiry;
         let is_relisted = defect::is(Defect::FreeSlotsNotRestored);

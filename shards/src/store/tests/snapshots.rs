@@ -435,6 +435,25 @@ fn a_snapshot_with_impossible_slots_is_refused() {
 }
 
 #[test]
+fn a_snapshot_with_two_records_of_one_free_slot_is_refused_though_the_state_were_right() {
+    let mut bench = Bench::new(1 << 20);
+    for key in ["entry", "last", "first"] {
+        bench.apply(key, set(b"value"));
+    }
+    bench.apply("last", DELETE);
+    bench.apply("first", DELETE);
+    let parts = Parts::of(&bench.snapshot());
+    assert_eq!((parts.records[1][0], parts.records[1][1]), (FREE, 1));
+    let refused = parts.changed(|parts| {
+        // The last of the list is left to be a gap, which has no successor either.
+        parts.records[1] = parts.records[2].clone();
+        parts.records[1][0] = EARLY_FREE;
+        parts.records.swap(0, 1);
+    });
+    assert!(matches!(refused, Err(RestoreError::Inconsistent(why)) if why.contains("slots")));
+}
+
+#[test]
 fn a_snapshot_whose_free_slots_are_no_list_is_refused() {
     let (stream, _) = snapshot_with_all_kinds();
     let parts = Parts::of(&stream);
@@ -469,7 +488,7 @@ fn a_snapshot_with_a_key_or_a_recency_number_twice_is_refused() {
     }
     let parts = Parts::of(&bench.snapshot());
     for early in [false, true] {
-        let cases = [(KEY_AT, "a key occurs twice"), (25, "recency numbers are not unique")];
+        let cases = [(KEY_AT, "a key occurs twice"), (25, "the recency numbers")];
         for (at, expected) in cases {
             let refused = parts.changed(|parts| {
                 parts.records[1][at] = parts.records[0][at];
