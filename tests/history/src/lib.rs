@@ -16,9 +16,11 @@
 mod order;
 pub mod register;
 mod search;
+mod sessions;
 
 pub use order::{Misordered, Stamped, versions_follow_time};
 pub use search::{Violation, check};
+pub use sessions::{Answered, SessionViolation, sessions_hold};
 
 use std::hash::Hash;
 
