@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod control;
 mod core_loop;
+mod disk;
 mod logging;
 mod mesh;
 mod net;

@@ -3,7 +3,9 @@
 //!
 //! Everything that can fail is tried before the first core runs, so that a node either serves or
 //! says in one line why not. All ports are bound here; the exclusive ones come first, because the
-//! any-core port is shared between the cores and would not notice a second server.
+//! any-core port is shared between the cores and would not notice a second server. The logs are
+//! read before that: whoever connects meanwhile is refused at once and goes elsewhere, rather than
+//! waiting for a node that is not there yet.
 //!
 //! The node ends when the control thread tells the cores to, or when a core ends by itself: a
 //! node without one of its cores would be silent for the shards that live there, while its peers
@@ -11,18 +13,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::peer::Settings;
 use shards::contract::{CoreConfig, Durability};
 use shards::ids::{Address, CoreIndex, Nanos};
-use shards::wal::{LogIdentity, SEGMENT_BYTES};
+use shards::wal::LogIdentity;
 
 use crate::cluster_map::{ClusterLayout, Ports};
 use crate::config::{CorePlan, NodeConfig};
 use crate::control::messages::{CONTROL_QUEUE_MAX, ControlRequest};
 use crate::control::{self, ControlError, ControlHandle, ControlOptions, Signals};
 use crate::core_loop::{self, CorePorts, CoreStart, NodeBoard, Seats, clock};
+use crate::disk::data_directory::DataDirectory;
+use crate::disk::recovery::{self, CoreLog, NodeLogs, RecoveryError};
 use crate::mesh;
 use crate::net::listener::{Listener, Sharing};
 use crate::net::runtime::{ExecutorError, ExecutorSettings, ExecutorThread, start_executor};
@@ -80,16 +84,23 @@ pub fn run_with(
     signals: Signals,
     started: impl FnOnce(&ControlHandle),
 ) -> Result<(), NodeError> {
+    let began = Instant::now();
     let cores = config.cores.count();
     let allowed = startup::check_host(cores, config.connections_max as usize)?;
-    if config.durability == Durability::Fsync {
-        startup::check_data_directory(&config.data_dir)?;
-    }
+    // Held until the cores have ended, and with them whatever touches the directory.
+    let data = match (config.durability, &config.data_dir) {
+        (Durability::Fsync, Some(path)) => Some(open_data_directory(path)?),
+        _ => None,
+    };
+    let logs = match &data {
+        Some(data) => recover(data, &config)?.cores.into_iter().map(Some).collect(),
+        None => (0..cores).map(|_| None).collect(),
+    };
     let ports = bind(&config)?;
     let listener = control::listen(&config)?;
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..cores).map(|_| flume::bounded(CONTROL_QUEUE_MAX)).unzip();
-    let starts = core_starts(&config, ports, receivers, allowed.connections)?;
+    let starts = core_starts(&config, logs, ports, receivers, allowed.connections)?;
     let running = start_cores(&config, starts, &senders)?;
     let options = ControlOptions { config: Arc::new(config.clone()), listener, signals };
     let control = match control::spawn(options, senders.clone()) {
@@ -104,13 +115,57 @@ pub fn run_with(
         cores,
         data = %config.data_listen_address(),
         http = %config.http_listen_address(),
+        milliseconds = began.elapsed().as_millis() as u64,
         "serving"
     );
     started(&control);
     let result = wait_for_end(&senders, running);
     control.join();
+    drop(data);
     tracing::info!("stopped");
     result
+}
+
+fn open_data_directory(path: &std::path::Path) -> Result<DataDirectory, StartupError> {
+    Ok(DataDirectory::open(path).map_err(RecoveryError::from)?)
+}
+
+/// Reads the logs of all cores.
+fn recover(data: &DataDirectory, config: &NodeConfig) -> Result<NodeLogs, StartupError> {
+    let began = Instant::now();
+    let logs = recovery::recover(data, &engine_config(config, CoreIndex(0))?)?;
+    tracing::info!(
+        replicas = logs.replicas(),
+        keys = logs.keys(),
+        bytes = logs.log_bytes,
+        milliseconds = began.elapsed().as_millis() as u64,
+        "recovered"
+    );
+    Ok(logs)
+}
+
+/// What the engine of a core is told. The layout of its log is known once that was read.
+fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, StartupError> {
+    let placement = config.placement();
+    let cluster =
+        recovery::cluster_identity(&config.cluster, placement.nodes(), placement.shards());
+    Ok(CoreConfig {
+        node: config.node,
+        core,
+        cores: config.cores.count(),
+        placement,
+        shard_bytes_max: config.shard_bytes_max(),
+        value_bytes_max: config.value_bytes_max,
+        durability: config.durability,
+        reads: config.reads,
+        log: LogIdentity { cluster, node: config.node, layout: 0, core },
+        segment_bytes: config.segment_bytes,
+        tick: nanos(config.tick),
+        election_ticks: config.election_ticks,
+        request_deadline: nanos(config.request_deadline),
+        parked_bytes_max: PARKED_BYTES_MAX,
+        seed: startup::random()?,
+    })
 }
 
 /// Binds the data and peer ports of all cores.
@@ -140,6 +195,7 @@ fn bind(config: &NodeConfig) -> Result<Vec<CorePorts>, StartupError> {
 
 fn core_starts(
     config: &NodeConfig,
+    logs: Vec<Option<CoreLog>>,
     ports: Vec<CorePorts>,
     receivers: Vec<flume::Receiver<ControlRequest>>,
     connections: usize,
@@ -154,28 +210,13 @@ fn core_starts(
     let (seats, board) = (Seats::new(connections), Arc::new(NodeBoard::new(cores)));
     let others = config.members.iter().filter(|(node, _)| **node != config.node);
     let hosts: Vec<_> = others.map(|(&node, &host)| (node, host)).collect();
-    let parts = ports.into_iter().zip(receivers).zip(mesh::connect(cores));
+    let parts = ports.into_iter().zip(receivers).zip(mesh::connect(cores)).zip(logs);
     parts
         .zip((0..cores).map(CoreIndex))
-        .map(|(((ports, control), mesh), core)| {
+        .map(|((((ports, control), mesh), log), core)| {
             Ok(CoreStart {
-                engine: CoreConfig {
-                    node: config.node,
-                    core,
-                    cores,
-                    placement: placement.clone(),
-                    shard_bytes_max: config.shard_bytes_max(),
-                    value_bytes_max: config.value_bytes_max,
-                    durability: config.durability,
-                    reads: config.reads,
-                    log: LogIdentity { cluster: 0, node: config.node, layout: 1, core },
-                    segment_bytes: SEGMENT_BYTES,
-                    tick: nanos(config.tick),
-                    election_ticks: config.election_ticks,
-                    request_deadline: nanos(config.request_deadline),
-                    parked_bytes_max: PARKED_BYTES_MAX,
-                    seed: startup::random()?,
-                },
+                engine: engine_config(config, core)?,
+                log,
                 layout: ClusterLayout {
                     name: config.cluster.clone(),
                     placement: placement.clone(),

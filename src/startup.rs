@@ -8,7 +8,8 @@
 use std::ffi::CStr;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+
+use crate::disk::recovery::RecoveryError;
 
 /// Locked memory an executor insists on, in bytes.
 const LOCKED_MEMORY_BYTES_MIN: u64 = 512 << 10;
@@ -83,18 +84,9 @@ pub enum StartupError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The data directory cannot be written.
-    #[error(
-        "the data directory {} cannot be written: {source}; change its owner or choose another \
-         with --data-dir",
-        path.display()
-    )]
-    DataDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Logs(#[from] RecoveryError),
     /// The kernel gives no random numbers.
     #[error("the kernel gives no random numbers: {0}")]
     Randomness(io::Error),
@@ -150,18 +142,6 @@ fn allow_connections(
         );
     }
     Ok(Allowance { connections: connections.min(room) })
-}
-
-/// Makes sure that the data directory exists and can be written.
-///
-/// # Errors
-/// If it cannot.
-pub fn check_data_directory(path: &Path) -> Result<(), StartupError> {
-    let failed = |source| StartupError::DataDirectory { path: path.to_owned(), source };
-    std::fs::create_dir_all(path).map_err(failed)?;
-    let probe = path.join(format!(".write-check-{}", std::process::id()));
-    std::fs::write(&probe, b"").map_err(failed)?;
-    std::fs::remove_file(&probe).map_err(failed)
 }
 
 /// Eight bytes of the kernel's randomness.
@@ -307,19 +287,6 @@ mod tests {
         assert_eq!(allowed(20_000, 10_000).expect("room"), 10_000);
         assert_eq!(allowed(1_024, 10_000).expect("some room"), 1_024 - 192);
         assert!(allowed(192, 10_000).is_err());
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_refused() {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let error = check_data_directory(&file.path().join("below")).expect_err("not a directory");
-        assert!(error.to_string().contains("--data-dir"), "{error}");
-        let directory = tempfile::tempdir().expect("a directory");
-        check_data_directory(&directory.path().join("made/on/the/way")).expect("writable");
-        assert_eq!(
-            std::fs::read_dir(directory.path().join("made/on/the/way")).expect("made").count(),
-            0
-        );
     }
 
     #[test]

@@ -137,8 +137,10 @@ pub struct NodeConfig {
     pub members: BTreeMap<NodeId, IpAddr>,
     /// Name of the cluster.
     pub cluster: String,
-    /// Directory for what outlives the process. With [`Durability::Memory`] nothing is written.
-    pub data_dir: PathBuf,
+    /// Directory of the log, given whenever it is needed, which is with [`Durability::Fsync`].
+    pub data_dir: Option<PathBuf>,
+    /// Bytes of a segment of a core's log, whole blocks.
+    pub segment_bytes: u64,
     /// Where the threads of the cores run.
     pub cores: CorePlan,
     /// Number of shards, fixed for the life of the cluster.
@@ -209,7 +211,8 @@ impl NodeConfig {
             node,
             members,
             cluster: reader.read("cluster", cluster_name)?,
-            data_dir: reader.read("data_dir", directory)?,
+            data_dir: reader.optional("data_dir", directory)?,
+            segment_bytes: reader.read("segment_bytes", segment_size)?,
             cores: reader.cores(machine)?,
             shards: reader.integer("shards", 1, u64::from(SLOTS))? as u16,
             memory_bytes: reader.read("memory", values::size)?,
@@ -233,6 +236,7 @@ impl NodeConfig {
         config.check_ports(&reader)?;
         config.check_memory(&reader)?;
         config.check_times(&reader)?;
+        config.check_data_directory()?;
         Ok(config)
     }
 
@@ -322,6 +326,19 @@ impl NodeConfig {
         Err(reader.refuse("memory", reason))
     }
 
+    /// A log has to be somewhere, and not in a place that nobody chose.
+    fn check_data_directory(&self) -> Result<(), ConfigError> {
+        if self.durability == Durability::Memory || self.data_dir.is_some() {
+            return Ok(());
+        }
+        Err(ConfigError::Required {
+            key: "data_dir",
+            reason: "`durability` is fsync, so every node keeps a log on disk; --data-dir says \
+                     where, and --durability memory does without"
+                .into(),
+        })
+    }
+
     /// A request must be able to outwait an election, or every failover would be an error.
     fn check_times(&self, reader: &Reader<'_>) -> Result<(), ConfigError> {
         let election = self.tick * self.election_ticks;
@@ -387,6 +404,15 @@ impl Reader<'_> {
             let reason = || format!("it must lie between {least_ms}ms and {most_ms}ms");
             limits.contains(&duration).then_some(duration).ok_or_else(reason)
         })
+    }
+
+    /// Like `read`, of a setting without a default, if it was given.
+    fn optional<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.layers.given(key).map(|_| self.read_given(key, parse)).transpose()
     }
 
     fn node(&self, members: &BTreeMap<NodeId, IpAddr>) -> Result<NodeId, ConfigError> {
@@ -473,12 +499,15 @@ fn directory(text: &str) -> Result<PathBuf, String> {
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
-    match values::choice(text, &[("memory", Durability::Memory), ("fsync", Durability::Fsync)])? {
-        Durability::Memory => Ok(Durability::Memory),
-        Durability::Fsync => Err("this version has no durable log; --durability memory keeps \
-                                  acknowledged writes in the memory of a majority"
-            .into()),
+    values::choice(text, &[("fsync", Durability::Fsync), ("memory", Durability::Memory)])
+}
+
+fn segment_size(text: &str) -> Result<u64, String> {
+    let bytes = values::size(text)?;
+    if (64 << 10..=1 << 30).contains(&bytes) {
+        return Ok(bytes.next_multiple_of(shards::wal::BLOCK_BYTES as u64));
     }
+    Err("it must lie between 64KiB and 1GiB".into())
 }
 
 fn reads(text: &str) -> Result<ReadMode, String> {

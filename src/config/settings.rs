@@ -66,8 +66,9 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "data_dir",
         "DIR",
-        "coracle-data",
-        "Directory for what outlives the process. Nothing is written with --durability memory",
+        "(none)",
+        "Directory of the log, which outlives the process. Required with --durability fsync; \
+         nothing is written with --durability memory",
     ),
     setting(
         "cores",
@@ -103,10 +104,16 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "durability",
-        "memory|fsync",
-        "memory",
-        "What an acknowledged write has reached: the memory of a majority. fsync (the disks of a \
-         majority) is refused by this version, which has no durable log yet",
+        "fsync|memory",
+        "fsync",
+        "What an acknowledged write has reached: the disks of a majority, which survives a power \
+         loss of all nodes at once, or their memory. The same on every node",
+    ),
+    setting(
+        "segment_bytes",
+        "SIZE",
+        "16MiB",
+        "Length of the files that make up a core's log, 64KiB to 1GiB",
     ),
     setting(
         "reads",

@@ -8,7 +8,8 @@ fn command() -> clap::Command {
     add_flags(clap::Command::new("serve"))
 }
 
-/// Loads with flags, variables and a file on a machine with the CPUs 0 to 3.
+/// Loads with flags, variables and a file on a machine with the CPUs 0 to 3, and with some data
+/// directory if none of them names one.
 fn load(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<NodeConfig, String> {
     let mut path = tempfile::NamedTempFile::new().expect("a temporary file");
     path.write_all(file.as_bytes()).expect("a written file");
@@ -18,10 +19,18 @@ fn load(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<NodeCo
     }
     arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
     let matches = command().try_get_matches_from(arguments).map_err(|error| error.to_string())?;
-    let environment = variables.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+    let mut environment: Vec<(String, String)> =
+        variables.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    // What would be in the way of every other question.
+    let is_given = flags.iter().any(|flag| flag.contains("data-dir"))
+        || variables.iter().any(|(key, _)| *key == "CORACLE_DATA_DIR")
+        || file.contains("data_dir")
+        || flags.contains(&"--durability=memory");
+    if !is_given {
+        environment.push(("CORACLE_DATA_DIR".into(), "/tmp/x".into()));
+    }
     let machine = Machine { cpus: vec![0, 1, 2, 3] };
-    NodeConfig::load(&matches, environment.collect::<Vec<_>>(), &machine)
-        .map_err(|error| error.to_string())
+    NodeConfig::load(&matches, environment, &machine).map_err(|error| error.to_string())
 }
 
 fn flags(flags: &[&str]) -> Result<NodeConfig, String> {
@@ -39,7 +48,7 @@ fn refused(given: &[&str], parts: &[&str]) {
 const THREE: &str = "--members=1=127.0.0.1,2=127.0.0.2,3=127.0.0.3";
 
 #[test]
-fn a_node_starts_without_any_setting() {
+fn a_node_needs_a_place_for_its_log_and_nothing_else() {
     let config = flags(&[]).expect("the defaults are valid");
     assert_eq!(config.node, NodeId(1));
     assert_eq!(config.bind, IpAddr::from([127, 0, 0, 1]));
@@ -48,8 +57,25 @@ fn a_node_starts_without_any_setting() {
     assert_eq!((config.peer_port_base, config.http_port), (7_501, 7_480));
     assert_eq!(config.shards, 32);
     assert_eq!(config.memory_bytes, 1 << 30);
-    assert_eq!(config.durability, Durability::Memory);
+    assert_eq!(config.durability, Durability::Fsync);
+    assert_eq!(config.segment_bytes, 16 << 20);
     assert_eq!(config.tick * config.election_ticks, Duration::from_millis(300));
+}
+
+#[test]
+fn a_log_without_a_directory_is_refused_by_name() {
+    let matches = command().try_get_matches_from(["serve"]).expect("no flags");
+    let machine = Machine { cpus: vec![0] };
+    let error = NodeConfig::load(&matches, [], &machine).expect_err("nowhere to write");
+    let said = error.to_string();
+    for part in ["`data_dir`", "--data-dir", "--durability memory"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let config = flags(&["--durability=memory"]).expect("nothing is written");
+    assert_eq!(config.data_dir, None);
+    let config = flags(&["--data-dir=/tmp/y", "--segment-bytes=65537"]).expect("a directory");
+    assert_eq!(config.data_dir.as_deref(), Some(std::path::Path::new("/tmp/y")));
+    assert_eq!(config.segment_bytes, 69_632, "whole blocks");
 }
 
 #[test]
@@ -144,7 +170,9 @@ fn a_wrong_value_is_refused_with_its_name_and_place() {
 
 #[test]
 fn what_this_version_lacks_is_refused_with_what_it_has() {
-    refused(&["--durability=fsync"], &["`durability`", "--durability memory"]);
+    refused(&["--durability=disk"], &["`durability`", "fsync, memory"]);
+    refused(&["--segment-bytes=65535"], &["`segment_bytes`", "64KiB"]);
+    refused(&["--segment-bytes=2GiB"], &["`segment_bytes`", "1GiB"]);
 }
 
 #[test]
@@ -220,7 +248,7 @@ fn the_help_text_names_every_setting_and_its_variable() {
         assert!(help.contains(&format!("--{}", setting.flag())), "{}", setting.key);
         assert!(help.contains(&setting.variable()), "{}", setting.key);
     }
-    assert!(help.contains("no durable log"), "{help}");
+    assert!(help.contains("[default: fsync]"), "{help}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use shards::placement::Placement;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::messages::{ControlRequest, CoreReport};
+use super::messages::{ControlRequest, CoreCounters, CoreReport};
 use super::view::{LeaderPlace, ReplicaState, ReplicaView, ShardView};
 use crate::config::NodeConfig;
 
@@ -41,9 +41,39 @@ pub struct NodeReport {
     pub cores_of: BTreeMap<NodeId, u16>,
     /// Commands per second by shard, for the replicas on this node.
     pub ops_per_s: BTreeMap<ShardId, u64>,
-    /// Per core, the longest turn and the worst lateness of the last ten to twenty seconds, in
-    /// nanoseconds.
-    pub worst_ns: Vec<(u64, u64)>,
+    /// Per core, the worst of the last ten to twenty seconds.
+    pub worst: Vec<Worst>,
+}
+
+/// The worst that a core's gauges showed, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Worst {
+    /// The longest turn.
+    pub turn_ns: u64,
+    /// The latest that it came to a deadline of the engine.
+    pub lateness_ns: u64,
+    /// The longest write of the log.
+    pub log_write_ns: u64,
+}
+
+impl Worst {
+    fn max(self, other: Worst) -> Worst {
+        Worst {
+            turn_ns: self.turn_ns.max(other.turn_ns),
+            lateness_ns: self.lateness_ns.max(other.lateness_ns),
+            log_write_ns: self.log_write_ns.max(other.log_write_ns),
+        }
+    }
+}
+
+impl From<&CoreCounters> for Worst {
+    fn from(counters: &CoreCounters) -> Worst {
+        Worst {
+            turn_ns: counters.turn_ns_max,
+            lateness_ns: counters.lateness_ns_max,
+            log_write_ns: counters.log.write_ns_max,
+        }
+    }
 }
 
 /// Asks the cores.
@@ -61,15 +91,15 @@ struct State {
     sampled: Option<(Instant, BTreeMap<ShardId, u64>)>,
     ops_per_s: BTreeMap<ShardId, u64>,
     /// Per core the worst gauges of the window that runs, and of the one before.
-    worst_now: Vec<(u64, u64)>,
-    worst_before: Vec<(u64, u64)>,
+    worst_now: Vec<Worst>,
+    worst_before: Vec<Worst>,
     samples: u32,
 }
 
 impl Collector {
     /// A collector over the control channels of all cores of this node, in the order of cores.
     pub fn new(config: Arc<NodeConfig>, cores: Vec<flume::Sender<ControlRequest>>) -> Self {
-        let worst = vec![(0, 0); cores.len()];
+        let worst = vec![Worst::default(); cores.len()];
         Collector {
             placement: config.placement(),
             config,
@@ -132,7 +162,7 @@ impl Collector {
         state.sampled = Some((now, counts));
         state.samples += 1;
         if state.samples.is_multiple_of(WORST_SAMPLES) {
-            let fresh = vec![(0, 0); self.cores.len()];
+            let fresh = vec![Worst::default(); self.cores.len()];
             state.worst_before = std::mem::replace(&mut state.worst_now, fresh);
         }
     }
@@ -154,8 +184,7 @@ impl Collector {
         }
         for (worst, report) in state.worst_now.iter_mut().zip(&cores) {
             if let Some(CoreReport { counters, .. }) = report {
-                worst.0 = worst.0.max(counters.turn_ns_max);
-                worst.1 = worst.1.max(counters.lateness_ns_max);
+                *worst = worst.max(Worst::from(counters));
             }
         }
         let windows = state.worst_now.iter().zip(&state.worst_before);
@@ -164,7 +193,7 @@ impl Collector {
             cores_of: cores.iter().flatten().flat_map(|core| core.cores_of.clone()).collect(),
             cores,
             ops_per_s: state.ops_per_s.clone(),
-            worst_ns: windows.map(|(now, old)| (now.0.max(old.0), now.1.max(old.1))).collect(),
+            worst: windows.map(|(now, before)| now.max(*before)).collect(),
         });
         state.latest = Some((Instant::now(), report.clone()));
         report

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::collector::Collector;
+use super::messages::CoreReport;
 use super::transfer::{Hop, transfer};
 use super::view::{ErrorView, ReplicasView, ShardsView, TransferDone, TransferWish};
 use super::{cluster, metrics, readiness};
@@ -61,7 +62,7 @@ pub struct Face {
 /// The routes.
 pub fn router(face: Arc<Face>) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .route("/v1/shards", get(shards))
@@ -131,6 +132,20 @@ struct Way {
     /// From another node.
     #[serde(default)]
     forwarded: bool,
+}
+
+/// Whether a restart would help: a core whose log has failed stays silent for the rest of its
+/// life. One that does not answer in time may only be busy.
+async fn healthz(State(face): State<Arc<Face>>) -> Response {
+    let report = face.collector.report().await;
+    let failed = report.cores.iter().flatten().find(|core| core.counters.log.failed > 0);
+    match failed {
+        None => "ok\n".into_response(),
+        Some(CoreReport { core, .. }) => {
+            let said = format!("the log of core {core} could not be written: the core is silent\n");
+            (StatusCode::SERVICE_UNAVAILABLE, said).into_response()
+        }
+    }
 }
 
 async fn readyz(State(face): State<Arc<Face>>) -> Response {

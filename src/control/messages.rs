@@ -12,6 +12,8 @@
 use shards::contract::{AdminCommand, LeaderView, ReadCounts, ShardStatus};
 use shards::ids::{CoreIndex, NodeId};
 
+use crate::disk::writer::LogCounters;
+
 /// Requests that may wait in a core's control channel. Whoever finds it full is told at once that
 /// the core does not answer.
 pub const CONTROL_QUEUE_MAX: usize = 64;
@@ -91,4 +93,6 @@ pub struct CoreCounters {
     /// How late the loop came to the deadline the engine had asked for, at worst since the last
     /// report, in nanoseconds (a gauge).
     pub lateness_ns_max: u64,
+    /// What the core's log counts; nothing without a log.
+    pub log: LogCounters,
 }

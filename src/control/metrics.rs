@@ -10,7 +10,7 @@ use std::fmt::{self, Write as _};
 use shards::contract::{Role, ShardStatus};
 use shards::ids::CoreIndex;
 
-use super::collector::{Collector, NodeReport};
+use super::collector::{Collector, NodeReport, Worst};
 use super::messages::{CoreCounters, CoreReport};
 
 /// Whether a metric only grows.
@@ -71,6 +71,37 @@ const CORE_METRICS: &[CoreMetric] = &[
     }),
     ("turns_total", Kind::Counter, "Turns of the core's loop.", |c| c.turns),
     ("turn_nanoseconds_total", Kind::Counter, "Time spent in turns.", |c| c.turn_ns),
+    ("log_writes_total", Kind::Counter, "Durable writes of the log.", |c| c.log.writes),
+    ("log_written_bytes_total", Kind::Counter, "Bytes written to the log.", |c| c.log.bytes),
+    ("log_write_nanoseconds_total", Kind::Counter, "Time that writes of the log took.", |c| {
+        c.log.write_ns
+    }),
+    ("log_segments", Kind::Gauge, "Segments of the log in use.", |c| c.log.segments),
+    ("log_spare_segments", Kind::Gauge, "Files ready to become segments.", |c| c.log.spares),
+    ("log_released_segments_total", Kind::Counter, "Segments of no use any more.", |c| {
+        c.log.released
+    }),
+    ("log_disk_full", Kind::Gauge, "1 while there is no room for the next segment.", |c| {
+        c.log.disk_full
+    }),
+    ("log_failed", Kind::Gauge, "1 once the log could not be written: the core is silent.", |c| {
+        c.log.failed
+    }),
+];
+
+/// A metric with the worst of the last ten to twenty seconds per core: name, help, value.
+type WorstMetric = (&'static str, &'static str, fn(&Worst) -> u64);
+
+const WORST_METRICS: &[WorstMetric] = &[
+    ("turn", "Longest turn of the last ten to twenty seconds.", |w| w.turn_ns),
+    (
+        "lateness",
+        "Worst lateness to a deadline of the engine in the last ten to twenty seconds.",
+        |w| w.lateness_ns,
+    ),
+    ("log_write", "Longest write of the log in the last ten to twenty seconds.", |w| {
+        w.log_write_ns
+    }),
 ];
 
 /// A metric with one value per replica on this node.
@@ -160,16 +191,12 @@ fn write_cores(page: &mut String, report: &NodeReport) -> fmt::Result {
             writeln!(page, "{name}{{core=\"{core}\"}} {}", value(counters))?;
         }
     }
-    let name = "coracle_core_turn_worst_nanoseconds";
-    write_head(page, name, Kind::Gauge, "Longest turn of the last ten to twenty seconds.")?;
-    for (core, (turn_ns, _)) in report.worst_ns.iter().enumerate() {
-        writeln!(page, "{name}{{core=\"{core}\"}} {turn_ns}")?;
-    }
-    let name = "coracle_core_lateness_worst_nanoseconds";
-    let help = "Worst lateness to a deadline of the engine in the last ten to twenty seconds.";
-    write_head(page, name, Kind::Gauge, help)?;
-    for (core, (_, lateness_ns)) in report.worst_ns.iter().enumerate() {
-        writeln!(page, "{name}{{core=\"{core}\"}} {lateness_ns}")?;
+    for (suffix, help, value) in WORST_METRICS {
+        let name = format!("coracle_core_{suffix}_worst_nanoseconds");
+        write_head(page, &name, Kind::Gauge, help)?;
+        for (core, worst) in report.worst.iter().enumerate() {
+            writeln!(page, "{name}{{core=\"{core}\"}} {}", value(worst))?;
+        }
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! `/readyz`: whether clients should be sent to this node.
 //!
-//! A node is ready when every core answers, every shard of the cluster has a leader as far as the
-//! node knows, and its own replicas are members of their groups and have caught up. A node that
-//! is about to stop is not ready, so that load balancers turn away before it goes.
+//! A node is ready when every core answers and can write its log, every shard of the cluster has a
+//! leader as far as the node knows, and its own replicas are members of their groups and have
+//! caught up. A node that is about to stop is not ready, so that load balancers turn away before
+//! it goes.
 
 use shards::contract::{Role, ShardStatus};
 use shards::ids::ShardId;
 
 use super::collector::{Collector, NodeReport};
+use super::messages::CoreReport;
 use super::view::ReadinessView;
 
 /// How many committed entries a replica may have yet to apply and still count as caught up: less
@@ -26,6 +28,13 @@ pub fn judge(collector: &Collector, report: &NodeReport, draining: bool) -> Read
     for (core, answer) in report.cores.iter().enumerate() {
         if answer.is_none() {
             reasons.push(format!("core {core} does not answer"));
+        }
+    }
+    for CoreReport { core, counters, .. } in report.cores.iter().flatten() {
+        if counters.log.failed > 0 {
+            reasons.push(format!("the log of core {core} could not be written"));
+        } else if counters.log.disk_full > 0 {
+            reasons.push(format!("the disk has no room for the log of core {core}"));
         }
     }
     let placement = collector.placement();

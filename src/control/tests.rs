@@ -14,6 +14,7 @@ use super::messages::{CONTROL_QUEUE_MAX, CoreCounters, CoreReport};
 use super::view::{ReadinessView, ReplicasView, RoleView, ShardsView, TransferDone};
 use super::*;
 use crate::config::{Machine, add_flags};
+use crate::disk::writer::LogCounters;
 
 const SHARDS: u16 = 6;
 const NODES: u16 = 2;
@@ -29,6 +30,7 @@ fn config(node: u16, http_port: u16) -> Arc<NodeConfig> {
         format!("--shards={SHARDS}"),
         format!("--cores={CORES}"),
         format!("--http-port={http_port}"),
+        "--durability=memory".to_owned(),
     ];
     let command = add_flags(clap::Command::new("serve"));
     let matches = command.try_get_matches_from(arguments).expect("valid flags");
@@ -46,6 +48,7 @@ struct Script {
     stopped_before_all_were_drained: Vec<(NodeId, CoreIndex)>,
     operations: u64,
     silent: Option<(NodeId, CoreIndex)>,
+    log_failed: Option<(NodeId, CoreIndex)>,
 }
 
 type SharedScript = Arc<Mutex<Script>>;
@@ -93,7 +96,15 @@ fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
         shards: (0..SHARDS).map(ShardId).filter(own).map(status).collect(),
         leaders: (0..SHARDS).map(ShardId).map(view).collect(),
         cores_of: (1..=NODES).map(|node| (NodeId(node), CORES)).collect(),
-        counters: CoreCounters { commands: 11, turn_ns_max: 5_000, ..CoreCounters::default() },
+        counters: CoreCounters {
+            commands: 11,
+            turn_ns_max: 5_000,
+            log: LogCounters {
+                failed: u64::from(script.log_failed == Some((config.node, core))),
+                ..LogCounters::default()
+            },
+            ..CoreCounters::default()
+        },
     }
 }
 
@@ -322,6 +333,22 @@ fn readiness_names_what_is_missing() {
 }
 
 #[test]
+fn a_core_whose_log_failed_shows_in_health_and_readiness() {
+    let cluster = cluster();
+    assert_eq!(cluster.get(1, "/healthz").0, 200);
+    locked(&cluster.script).log_failed = Some((NodeId(1), CoreIndex(1)));
+    let deadline = Instant::now() + DEADLINE;
+    while cluster.get(1, "/healthz").0 == 200 {
+        assert!(Instant::now() < deadline, "the failure must show");
+    }
+    let (status, said) = cluster.get(1, "/healthz");
+    assert!(status == 503 && said.contains("log of core 1"), "{status} {said}");
+    let (status, body) = cluster.get(1, "/readyz");
+    assert!(status == 503 && body.contains("the log of core 1"), "{status} {body}");
+    assert_eq!(cluster.get(2, "/healthz").0, 200);
+}
+
+#[test]
 fn metrics_are_well_formed_and_each_name_has_one_meaning() {
     let (status, page) = cluster().get(1, "/metrics");
     assert_eq!(status, 200);
@@ -341,6 +368,8 @@ fn metrics_are_well_formed_and_each_name_has_one_meaning() {
     for line in [
         "coracle_core_commands_total{core=\"1\"} 11",
         "coracle_core_turn_worst_nanoseconds{core=\"0\"} 5000",
+        "coracle_core_log_write_worst_nanoseconds{core=\"0\"} 0",
+        "coracle_core_log_disk_full{core=\"1\"} 0",
         "coracle_shard_leads{shard=\"0\",core=\"0\"} 1",
         "coracle_shard_leads{shard=\"1\",core=\"0\"} 0",
         "coracle_shard_replica_lag_entries{shard=\"0\",node=\"2\"} 2",

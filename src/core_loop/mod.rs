@@ -1,7 +1,8 @@
 //! The loop of one core: everything that happens on its thread.
 //!
 //! Tasks on one executor bring input: one for each client connection, one for each connection
-//! that a peer opened, one for each sibling, one for the control thread, one for the clock. What
+//! that a peer opened, one for each sibling, one for the control thread, one for the log, one for
+//! the clock. What
 //! they bring goes into the core's state, and they raise the *turn* ([`turn`]). Its task is woken
 //! behind the tasks that are already runnable, so that one turn takes what all connections brought
 //! that were ready: the work per request is in the batch, the work per turn is shared.
@@ -17,6 +18,7 @@
 
 mod client;
 pub mod clock;
+mod log;
 mod seats;
 mod signal;
 mod state;
@@ -44,6 +46,8 @@ pub use state::NodeBoard;
 
 use crate::cluster_map::{ClusterLayout, ClusterMap};
 use crate::control::messages::{ControlRequest, CoreCounters};
+use crate::disk::recovery::CoreLog;
+use crate::disk::writer::LogWriter;
 use crate::mesh::MeshPort;
 use crate::net::accept::AcceptHandle;
 use crate::net::input::Scratch;
@@ -58,6 +62,7 @@ use crate::session::clients::ClientDirectory;
 use crate::session::context::{NodeTotals, SessionCounters};
 use crate::session::{BufferPool, PortKind, ServerFacts};
 use client::{Flushed, Next, serve_client, write_on};
+use log::{LogPort, write_log};
 use state::State;
 use table::{ConnectionId, Table};
 use turn::FollowUps;
@@ -91,6 +96,8 @@ pub struct CorePorts {
 pub struct CoreStart {
     /// For the engine.
     pub engine: CoreConfig,
+    /// What the core's log held, if there is one.
+    pub log: Option<CoreLog>,
     /// For the map that clients are told.
     pub layout: ClusterLayout,
     /// For the links to other nodes.
@@ -115,6 +122,8 @@ pub struct Shared {
     pub state: RefCell<State>,
     /// Raised when a turn is due.
     pub turn: Signal,
+    /// Raised when a turn has asked something of the disk.
+    log_asked: Signal,
     /// When the engine wants its next turn, in nanoseconds of the monotonic clock.
     deadline: Cell<u64>,
     /// Raised when `deadline` came nearer.
@@ -129,11 +138,11 @@ pub struct Shared {
 /// Runs a core until it is told to stop.
 ///
 /// # Errors
-/// If a listener cannot be used on this executor.
+/// If a listener cannot be used on this executor, or the log's directory cannot.
 pub async fn run(start: CoreStart) -> io::Result<()> {
     let nodes: Vec<NodeId> = start.peers.hosts.iter().map(|(node, _)| *node).collect();
     let (here, cores) = (start.peers.here, start.peers.cores);
-    let (shared, ports, control) = assemble(start);
+    let Assembled { shared, ports, control, writer } = assemble(start)?;
     let receivers = shared.state.borrow_mut().mesh.take_receivers();
     let any_core_port = AcceptHandle::new(ports.any_core)?;
     let core_port = AcceptHandle::new(ports.own)?;
@@ -153,6 +162,9 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     }
     spawn(serve_control(shared.clone(), control));
     spawn(keep_time(shared.clone()));
+    if let Some(writer) = writer {
+        spawn(write_log(shared.clone(), writer));
+    }
     spawn(run_turns(shared.clone()));
     shared.turn.raise();
     shared.stop_asked.wait().await;
@@ -161,12 +173,35 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes everything that the tasks of a core share, and returns the rest of what it was given.
-fn assemble(start: CoreStart) -> (Rc<Shared>, CorePorts, flume::Receiver<ControlRequest>) {
+/// What the tasks of a core share, and what single ones of them take over.
+struct Assembled {
+    shared: Rc<Shared>,
+    ports: CorePorts,
+    control: flume::Receiver<ControlRequest>,
+    writer: Option<LogWriter>,
+}
+
+/// The engine, which goes on with what its log held, and who writes that log.
+fn assemble_engine(
+    config: CoreConfig,
+    log: Option<CoreLog>,
+) -> io::Result<(Core, Option<LogWriter>)> {
+    let Some(CoreLog { directory, identity, recovered }) = log else {
+        return Ok((Core::new(config), None));
+    };
+    let writer = LogWriter::start(config.core, &directory, config.segment_bytes)?;
+    let config = CoreConfig { log: identity, ..config };
+    Ok((Core::resume(config, clock::now(), recovered), Some(writer)))
+}
+
+/// Makes everything that the tasks of a core share.
+fn assemble(start: CoreStart) -> io::Result<Assembled> {
     let (here, cores) = (start.peers.here, start.peers.cores);
+    let (engine, writer) = assemble_engine(start.engine, start.log)?;
     let state = State {
         here,
-        engine: Core::new(start.engine),
+        engine,
+        log: LogPort::new(writer.as_ref()),
         outputs: Outputs::default(),
         batch: RequestBatch::default(),
         clients: Table::default(),
@@ -191,6 +226,7 @@ fn assemble(start: CoreStart) -> (Rc<Shared>, CorePorts, flume::Receiver<Control
     let shared = Shared {
         state: RefCell::new(state),
         turn: Signal::default(),
+        log_asked: Signal::default(),
         deadline: Cell::new(u64::MAX),
         deadline_moved: Signal::default(),
         stop_asked: Signal::default(),
@@ -198,7 +234,8 @@ fn assemble(start: CoreStart) -> (Rc<Shared>, CorePorts, flume::Receiver<Control
         listeners: RefCell::default(),
         complaints: RefCell::default(),
     };
-    (Rc::new(shared), start.ports, start.control)
+    let (ports, control) = (start.ports, start.control);
+    Ok(Assembled { shared: Rc::new(shared), ports, control, writer })
 }
 
 impl Shared {
@@ -370,6 +407,9 @@ async fn run_turns(shared: Rc<Shared>) {
             let mut state = shared.state.borrow_mut();
             state.turn(&mut follow_ups);
             shared.set_deadline(state.next_turn().0);
+        }
+        if std::mem::take(&mut follow_ups.log_asked) {
+            shared.log_asked.raise();
         }
         for (id, stream) in follow_ups.blocked_clients.drain(..) {
             spawn(write_on(shared.clone(), id, stream));

@@ -13,6 +13,7 @@ use shards::placement::Placement;
 
 use super::client::{Client, Flushed, Next};
 use super::clock;
+use super::log::LogPort;
 use super::seats::Seats;
 use super::table::{ConnectionId, Table};
 use super::turn::KEPT_BYTES_MAX;
@@ -35,6 +36,8 @@ pub struct State {
     pub here: Address,
     /// The engine.
     pub engine: Core,
+    /// The core's log, as far as turns have to do with it.
+    pub log: LogPort,
     /// What the engine wants done.
     pub outputs: Outputs,
     /// Requests for the next turn.
@@ -305,6 +308,7 @@ impl State {
         counters.protocol_errors = self.session_counters.protocol_errors;
         counters.peer_links = self.peers.up_count() as u64;
         counters.reads = self.engine.read_counts();
+        counters.log = self.log.report();
         self.counters.turn_ns_max = 0;
         self.counters.lateness_ns_max = 0;
         CoreReport {

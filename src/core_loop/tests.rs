@@ -69,6 +69,7 @@ impl Plan {
                 [&ports.any_core, &ports.own, &ports.peer].map(|port| port.address());
             let start = CoreStart {
                 engine: self.engine(node, core),
+                log: None,
                 layout: self.layout(node, core),
                 peers: self.peers(node, core, incarnation),
                 facts: facts(self.cores),
@@ -100,6 +101,7 @@ impl Plan {
         let (_, requests) = flume::bounded(1);
         let start = CoreStart {
             engine: self.engine(1, 0),
+            log: None,
             layout: self.layout(1, 0),
             peers: self.peers(1, 0, 1),
             facts: facts(1),
@@ -109,7 +111,7 @@ impl Plan {
             seats: Seats::new(self.connections),
             board: Arc::new(NodeBoard::new(1)),
         };
-        assemble(start).0
+        assemble(start).expect("no log is in the way").shared
     }
 
     fn bind(&self, node: u16, core: u16) -> CorePorts {

@@ -2,13 +2,13 @@
 //! it goes out at once.
 //!
 //! Frames leave before replies, since other nodes wait for them with the same requests in hand.
-//! The log of this version lives in memory: an append is complete as soon as it is asked for, and
-//! the engine gets the end of its turn again, until it asks for none.
+//! What the engine wants written begins behind the turn ([`log`](super::log)), so the frames to the
+//! followers and the write of the own log are under way together.
 
 use std::rc::Rc;
 
 use shards::command::RequestBatch;
-use shards::contract::{DiskOperation, Event, Input, OutFrame};
+use shards::contract::{Event, Input, OutFrame};
 use shards::ids::Nanos;
 
 use super::state::State;
@@ -18,9 +18,6 @@ use crate::peers::{Pending, Sent};
 
 /// Larger buffers than this are not kept for the next turn, in bytes.
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
-/// How often the engine may ask for the disk within one turn. One that asks for ever would keep
-/// the clients waiting for ever; it goes on in the next turn.
-const DISK_ROUNDS_MAX: usize = 16;
 /// How soon frames that found a sibling's queue full are tried again.
 const CONGESTION_RETRY: u64 = 1_000_000;
 /// How soon a turn follows that the engine asks for at once.
@@ -37,6 +34,8 @@ pub struct FollowUps {
     pub blocked_clients: Vec<(ConnectionId, Rc<Stream>)>,
     /// Links whose sockets have no room or no connection.
     pub pending_links: Vec<Pending>,
+    /// Whether the engine asked something of the disk.
+    pub log_asked: bool,
     /// Whether another turn is due at once.
     pub again: bool,
 }
@@ -56,7 +55,8 @@ impl State {
             self.engine.step(self.now, Input::Requests(&self.batch), &mut self.outputs);
             self.clear_batch();
         }
-        self.end_turn(follow_ups);
+        self.step(Input::EndOfTurn);
+        follow_ups.log_asked |= self.log.take(&mut self.outputs.disk);
         self.send_frames(follow_ups);
         self.take_events();
         self.deliver_replies();
@@ -106,25 +106,6 @@ impl State {
             true => self.batch = RequestBatch::default(),
             false => self.batch.clear(),
         }
-    }
-
-    fn end_turn(&mut self, follow_ups: &mut FollowUps) {
-        for _ in 0..DISK_ROUNDS_MAX {
-            self.step(Input::EndOfTurn);
-            if self.outputs.disk.is_empty() {
-                return;
-            }
-            let mut operations = std::mem::take(&mut self.outputs.disk);
-            for operation in operations.drain(..) {
-                if let DiskOperation::Write { id, .. } = operation {
-                    self.step(Input::Disk { id, result: Ok(()) });
-                }
-            }
-            // The engine may have asked for more while it was told; the vector is used again.
-            operations.append(&mut self.outputs.disk);
-            self.outputs.disk = operations;
-        }
-        follow_ups.again = true;
     }
 
     fn send_frames(&mut self, follow_ups: &mut FollowUps) {

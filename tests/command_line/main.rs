@@ -237,6 +237,7 @@ fn a_port_in_use_is_said_with_the_flag_that_changes_it() {
         format!("--core-port-base={}", base + 1),
         format!("--peer-port-base={}", base + 101),
         "--cores=1".to_owned(),
+        "--durability=memory".to_owned(),
     ];
     let serve = run(&serve.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(serve.status.code(), Some(2));

@@ -26,12 +26,13 @@ pub struct Shape {
     pub nodes: u16,
     pub cores: u16,
     pub shards: u16,
+    pub durability: &'static str,
     pub extra: Vec<String>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { nodes: 3, cores: 1, shards: 8, extra: Vec::new() }
+        Shape { nodes: 3, cores: 1, shards: 8, durability: "memory", extra: Vec::new() }
     }
 }
 
@@ -72,6 +73,11 @@ impl Cluster {
         self.directory.path().join(format!("node-{node}.log"))
     }
 
+    /// The data directory of a node. Nothing is in it with `durability` memory.
+    pub fn data_path(&self, node: u16) -> PathBuf {
+        self.directory.path().join(format!("data-{node}"))
+    }
+
     pub fn start_node(&mut self, node: u16) {
         let members: Vec<_> =
             (1..=self.shape.nodes).map(|n| format!("{n}={}", self.address(n))).collect();
@@ -85,9 +91,9 @@ impl Cluster {
             .args(["--node-id", &node.to_string(), "--members", &members.join(",")])
             .args(["--cores", &self.shape.cores.to_string(), "--pin", "float"])
             .args(["--shards", &self.shape.shards.to_string(), "--memory", "256MiB"])
-            .args(["--durability", "memory"])
+            .args(["--durability", self.shape.durability])
             .arg("--data-dir")
-            .arg(self.directory.path().join(format!("data-{node}")))
+            .arg(self.data_path(node))
             .args(&self.shape.extra)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a handle"))

@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, Shape};
 use crate::wire::Value;
 
 fn shape() -> Shape {
-    Shape { nodes: 3, cores: 2, shards: 32, extra: Vec::new() }
+    Shape { cores: 2, shards: 32, ..Shape::default() }
 }
 
 /// Leaders per (node, core) as `/v1/shards` has them.

@@ -5,6 +5,7 @@
 //! Waiting is for conditions with a deadline. No product code is used here, only the binary.
 
 mod cluster;
+mod durability;
 mod failover;
 mod http;
 mod leadership;

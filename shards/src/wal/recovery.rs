@@ -147,12 +147,8 @@ fn frame_at<'a>(segment: &Segment<'a>, offset: usize) -> Option<(u64, &'a [u8], 
 /// # Errors
 /// If it is another's, or if something that was durable is missing or damaged.
 pub fn read<'a>(identity: LogIdentity, segments: &[Segment<'a>]) -> Result<Log<'a>, ReadError> {
-    let mut log = Log {
-        shards: BTreeMap::new(),
-        segments: segments.iter().map(|s| (s.number, s.created_bytes)).collect(),
-        next_sequence: 1,
-        next_generation: 1,
-    };
+    let mut log =
+        Log { shards: BTreeMap::new(), segments: Vec::new(), next_sequence: 1, next_generation: 1 };
     let mut expected = None;
     for segment in segments {
         if (segment.bytes.len() as u64) < segment.created_bytes {
@@ -163,7 +159,12 @@ pub fn read<'a>(identity: LogIdentity, segments: &[Segment<'a>]) -> Result<Log<'
                 segment.created_bytes
             ));
         }
+        let before = expected;
         read_segment(identity, segment, &mut expected, &mut log)?;
+        // One that was made ahead of need holds nothing yet, and is the next to be written.
+        if expected != before {
+            log.segments.push((segment.number, segment.created_bytes));
+        }
     }
     log.next_sequence = expected.unwrap_or(1);
     Ok(log)
