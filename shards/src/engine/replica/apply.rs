@@ -39,7 +39,7 @@ impl Replica {
             return;
         };
         self.log.restore(index, term, conf_state);
-        self.store = staged.store;
+        self.store.replace_with(*staged.store);
         self.clock = ShardClock::resume(self.store.stamp(), now);
         self.formation = Some(staged.formation);
         self.applied = (index, term);

@@ -7,7 +7,8 @@ use crate::command::{Expiry, Operation, SetCondition};
 use crate::ids::{Index, Millis, Version};
 use crate::store::digest::hash_bytes;
 use crate::store::{
-    Answer, ENTRY_OVERHEAD_BYTES, RestoreError, Restorer, SnapshotProgress, Store, StoreSettings,
+    Answer, ENTRY_OVERHEAD_BYTES, FREED_PER_ENTRY_MAX, RestoreError, Restorer, SnapshotProgress,
+    Store, StoreSettings,
 };
 
 const HEADER_BYTES: usize = 72;
@@ -311,6 +312,36 @@ fn an_abandoned_snapshot_yields_nothing_and_a_new_one_may_begin() {
     assert_eq!(bench.store.snapshot_chunk(&mut out, 10_000), SnapshotProgress::Done);
     let restored = Store::restore(&out, settings(1)).expect("a snapshot of our own");
     assert_same_state(&restored, &bench.store, "the second one");
+}
+
+#[test]
+fn a_store_that_takes_a_restored_state_frees_the_former_one_little_by_little() {
+    let mut bench = mixed();
+    let restored = Store::restore(&bench.snapshot(), settings(1)).expect("a snapshot of our own");
+    for number in 0..5_000 {
+        bench.apply_unchecked(&format!("key{number}"), set(b"value"));
+    }
+    bench.get("key7");
+    assert!(bench.store.begin_snapshot());
+    let mut piece = Vec::new();
+    assert_eq!(bench.store.snapshot_chunk(&mut piece, 200), SnapshotProgress::More);
+    bench.apply("", Operation::Flush);
+    bench.apply("after", set(b"the flush"));
+    bench.store.replace_with(restored);
+    assert_same_state(&bench.store, &mixed().store, "replaced");
+    assert!(!bench.store.is_snapshotting());
+    assert_eq!(bench.store.hits(), 1, "statistics go on");
+    let held = |bench: &Bench| bench.store.retired.iter().map(Vec::len).sum::<usize>();
+    let mut before = held(&bench);
+    assert!(before > 5_000);
+    let stamp = bench.store.stamp().0;
+    while before > 0 {
+        bench.at(stamp);
+        let after = held(&bench);
+        assert_eq!(before - after, before.min(FREED_PER_ENTRY_MAX));
+        before = after;
+    }
+    assert_same_state(&bench.store, &mixed().store, "and freed");
 }
 
 #[test]
