@@ -34,6 +34,15 @@ enum Loyalty {
     Roaming,
 }
 
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// Reads and writes.
+    Works,
+    /// Only reads, and lets replicas answer.
+    ReadsReplicas,
+}
+
 /// Which kind of client.
 #[derive(Clone, Copy, Debug)]
 struct Profile {
@@ -41,24 +50,26 @@ struct Profile {
     port: u16,
     home: u16,
     loyalty: Loyalty,
+    habit: Habit,
 }
 
 /// The clients of a run: both protocols, both kinds of ports, every node.
 fn profiles(nodes: u16) -> Vec<Profile> {
+    use Habit::{ReadsReplicas, Works};
     use Loyalty::{Pinned, Roaming};
     use Protocol::{Binary, Resp};
     let kinds = [
-        (Resp, ANY_CORE_PORT, Pinned),
-        (Binary, ANY_CORE_PORT, Pinned),
-        (Resp, CORE_PORT, Roaming),
-        (Resp, ANY_CORE_PORT, Roaming),
-        (Binary, CORE_PORT, Roaming),
+        (Resp, ANY_CORE_PORT, Pinned, Works),
+        (Binary, ANY_CORE_PORT, Pinned, Works),
+        (Resp, CORE_PORT, Roaming, Works),
+        (Resp, ANY_CORE_PORT, Roaming, Works),
+        (Binary, CORE_PORT, Roaming, Works),
+        (Resp, CORE_PORT, Pinned, ReadsReplicas),
     ];
-    let mut profiles = Vec::new();
-    for (protocol, port, loyalty) in kinds {
-        profiles.extend((1..=nodes).map(|home| Profile { protocol, port, home, loyalty }));
-    }
-    profiles
+    let of_kind = |(protocol, port, loyalty, habit)| {
+        (1..=nodes).map(move |home| Profile { protocol, port, home, loyalty, habit })
+    };
+    kinds.into_iter().flat_map(of_kind).collect()
 }
 
 /// The addresses of the nodes, as clients may use them.
@@ -139,7 +150,12 @@ impl Client {
     }
 
     fn connect(&mut self) -> bool {
-        match Connection::open(self.profile.protocol, self.address) {
+        let opened = Connection::open(self.profile.protocol, self.address);
+        let opened = opened.and_then(|mut connection| match self.profile.habit {
+            Habit::Works => Ok(connection),
+            Habit::ReadsReplicas => connection.let_replicas_answer().map(|()| connection),
+        });
+        match opened {
             Ok(connection) => self.connection = Some(connection),
             Err(_) => {
                 self.record.count("not done: no connection");
@@ -235,7 +251,7 @@ impl Client {
             Kind::Counter => 50,
             Kind::List => 45,
         };
-        if dice < by_kind {
+        if dice < by_kind || self.profile.habit == Habit::ReadsReplicas {
             return Input::Get;
         }
         if dice >= 90 {

@@ -64,6 +64,8 @@ pub struct Shape {
     pub durability: Durability,
     /// `lease` or `quorum`.
     pub reads: &'static str,
+    /// More arguments for every node.
+    pub extra: Vec<String>,
 }
 
 /// A node's process.
@@ -159,6 +161,7 @@ impl Cluster {
             .args(["--log", "info", "--log-format", "json"])
             .arg("--data-dir")
             .arg(self.data_directory(node))
+            .args(&self.shape.extra)
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -59,6 +59,15 @@ impl Connection {
         })
     }
 
+    /// Lets replicas answer reads on this connection; they must be as fresh as any.
+    pub fn let_replicas_answer(&mut self) -> io::Result<()> {
+        let Connection::Resp(resp) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        match resp.call(&[b"READONLY"])? {
+            reply if reply.is_ok() => Ok(()),
+            other => Err(io::Error::other(format!("READONLY was answered by {other:?}"))),
+        }
+    }
+
     /// Asks, and waits for the answer. After `Unknown`, `Late` and `Unexpected` the connection must
     /// not be used again.
     pub fn ask(&mut self, key: &str, input: &Input) -> Answer {

@@ -97,7 +97,7 @@ fn run(durability: Durability, reads: &'static str) {
     let seconds = number("CORACLE_TORTURE_SECONDS").unwrap_or(SECONDS);
     let name = durability.name();
     println!("torture: seed {seed}, {seconds} s, durability {name}, reads {reads}");
-    let shape = Shape { nodes: 3, shards: 8, durability, reads };
+    let shape = Shape { nodes: 3, shards: 8, durability, reads, extra: Vec::new() };
     let mut cluster = Cluster::start(shape).expect("the cluster starts");
     let failures = torture(&mut cluster, seed, Duration::from_secs(seconds));
     if !failures.is_empty() {

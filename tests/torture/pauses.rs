@@ -220,7 +220,13 @@ fn stop_and_read(reads: &'static str) {
         .and_then(|trials| trials.parse().ok())
         .unwrap_or(4);
     let _turn = crate::turn();
-    let shape = Shape { nodes: 3, shards: SHARDS, durability: Durability::Memory, reads };
+    let shape = Shape {
+        nodes: 3,
+        shards: SHARDS,
+        durability: Durability::Memory,
+        reads,
+        extra: Vec::new(),
+    };
     let mut cluster = Cluster::start(shape).expect("the cluster starts");
     cluster.await_whole().expect("the cluster is ready in time");
     let sums: Sums = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
