@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::proxy::{Proxy, Route};
+use crate::small_disk;
 
 /// The port that serves any key on any core.
 pub const ANY_CORE_PORT: u16 = 7400;
@@ -93,8 +94,13 @@ impl Cluster {
     /// The thread that calls this has to outlive the cluster: the kernel takes its end for the
     /// end of the test.
     pub fn start(shape: Shape) -> io::Result<Self> {
-        let network = std::process::id() * 4 + NETWORKS.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::Builder::new().prefix("coracle-torture-").tempdir()?.keep();
+        Self::start_in(directory, shape)
+    }
+
+    /// The same in a directory that is there already, which is removed at the end.
+    pub fn start_in(directory: PathBuf, shape: Shape) -> io::Result<Self> {
+        let network = std::process::id() * 4 + NETWORKS.fetch_add(1, Ordering::Relaxed);
         let nodes = 1..=shape.nodes;
         let mut routes = Vec::new();
         for (from, to) in pairs(shape.nodes) {
@@ -130,7 +136,7 @@ impl Cluster {
 
     /// The data directory of a node.
     pub fn data_directory(&self, node: u16) -> PathBuf {
-        self.directory.join(format!("data-{node}"))
+        data_directory(&self.directory, node)
     }
 
     fn log_path(&self, node: u16) -> PathBuf {
@@ -350,9 +356,17 @@ impl Drop for Cluster {
         if self.keeps_directory || std::thread::panicking() {
             println!("the nodes' logs and data are in {}", self.directory.display());
         } else {
+            for node in 1..=self.shape.nodes {
+                small_disk::unmount(&self.data_directory(node));
+            }
             let _ = std::fs::remove_dir_all(&self.directory);
         }
     }
+}
+
+/// Where a node's data is below the directory of a cluster.
+pub fn data_directory(directory: &Path, node: u16) -> PathBuf {
+    directory.join(format!("data-{node}"))
 }
 
 /// The binary under test: the one just built, unless another one is named.

@@ -20,6 +20,7 @@ mod ballast;
 mod clients;
 mod cluster;
 mod connection;
+mod damage;
 #[path = "../integration/http.rs"]
 mod http;
 mod keeper;
@@ -30,6 +31,7 @@ mod proxy;
 mod random;
 mod record;
 mod schedule;
+mod small_disk;
 #[path = "../integration/wire.rs"]
 #[allow(dead_code, reason = "shared with another test that uses more of it")]
 mod wire;
@@ -47,6 +49,7 @@ use nemesis::Nemesis;
 use record::Record;
 use schedule::Schedule;
 
+const NODES: u16 = 3;
 /// Seconds of faults where nobody says otherwise: enough for each frequent kind of fault to happen.
 const SECONDS: u64 = 15;
 /// The seed where nobody says otherwise.
@@ -87,6 +90,11 @@ fn memory_survives_the_loss_of_any_minority() {
     run(Durability::Memory, "lease");
 }
 
+#[test]
+fn disks_survive_the_loss_of_all_processes() {
+    run(Durability::Fsync, "lease");
+}
+
 fn run(durability: Durability, reads: &'static str) {
     let wanted = std::env::var("CORACLE_TORTURE_DURABILITY").ok();
     if wanted.is_some_and(|wanted| wanted != durability.name()) {
@@ -97,9 +105,20 @@ fn run(durability: Durability, reads: &'static str) {
     let seconds = number("CORACLE_TORTURE_SECONDS").unwrap_or(SECONDS);
     let name = durability.name();
     println!("torture: seed {seed}, {seconds} s, durability {name}, reads {reads}");
-    let shape = Shape { nodes: 3, shards: 8, durability, reads, extra: Vec::new() };
-    let mut cluster = Cluster::start(shape).expect("the cluster starts");
-    let failures = torture(&mut cluster, seed, Duration::from_secs(seconds));
+    let extra = match durability {
+        Durability::Memory => Vec::new(),
+        // Small segments, so that logs are cut and their files recycled all the time.
+        Durability::Fsync => vec!["--segment-bytes=256KiB".to_owned()],
+    };
+    let shape = Shape { nodes: NODES, shards: 8, durability, reads, extra };
+    let directory = tempfile::Builder::new().prefix("coracle-torture-").tempdir();
+    let directory = directory.expect("a temporary directory").keep();
+    let small_disk = (durability == Durability::Fsync).then_some(NODES).filter(|node| {
+        let mounted = small_disk::mount(&cluster::data_directory(&directory, *node));
+        mounted.inspect_err(|error| println!("no disk is filled, for want of one: {error}")).is_ok()
+    });
+    let mut cluster = Cluster::start_in(directory, shape).expect("the cluster starts");
+    let failures = torture(&mut cluster, seed, Duration::from_secs(seconds), small_disk);
     if !failures.is_empty() {
         cluster.keep_directory();
         panic!(
@@ -113,8 +132,13 @@ fn run(durability: Durability, reads: &'static str) {
 }
 
 /// A whole run. Returns what happened that must not.
-fn torture(cluster: &mut Cluster, seed: u64, duration: Duration) -> Vec<String> {
-    let Shape { nodes, shards, durability, .. } = cluster.shape;
+fn torture(
+    cluster: &mut Cluster,
+    seed: u64,
+    duration: Duration,
+    small_disk: Option<u16>,
+) -> Vec<String> {
+    let Shape { nodes, shards, .. } = cluster.shape;
     if let Err(error) = cluster.await_whole() {
         return vec![error];
     }
@@ -130,8 +154,8 @@ fn torture(cluster: &mut Cluster, seed: u64, duration: Duration) -> Vec<String> 
         keeper.run();
         keeper
     });
+    let mut schedule = Schedule::new(seed, &cluster.shape, small_disk);
     let mut nemesis = Nemesis::new(cluster, &record);
-    let mut schedule = Schedule::new(seed, durability, nodes, shards);
     nemesis.run(&mut schedule, Instant::now() + duration);
     if !record.has_failed() {
         nemesis.wait_until_all_serve();

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Durability, pairs, pause};
+use crate::damage::{self, Damage};
 use crate::proxy::Rule;
 use crate::record::{Gap, Record};
 use crate::schedule::{Episode, Kind, Schedule, Step};
+use crate::small_disk;
 
 /// How long a healed cluster may take until every replica votes and has caught up.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(60);
@@ -27,6 +29,8 @@ pub struct Nemesis<'a> {
     rules: BTreeMap<(u16, u16), Rule>,
     /// Nodes that lost their memory and are not known to be whole again.
     recovering: BTreeSet<u16>,
+    /// The node whose disk is full.
+    full: Option<u16>,
     /// From when on which nodes each touch all faults there are.
     timeline: Vec<(u64, Nodes)>,
     looked_at: Instant,
@@ -41,6 +45,7 @@ impl<'a> Nemesis<'a> {
             counts: BTreeMap::new(),
             rules: BTreeMap::new(),
             recovering: BTreeSet::new(),
+            full: None,
             timeline: Vec::new(),
             looked_at: Instant::now(),
         }
@@ -107,12 +112,20 @@ impl<'a> Nemesis<'a> {
             Step::Terminate(node) => self.terminate(node),
             Step::Wipe(node) => {
                 self.recovering.insert(node);
-                let directory = self.cluster.data_directory(node);
-                if let Err(error) = std::fs::remove_dir_all(&directory)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    self.record.fail(format!("{} stays: {error}", directory.display()));
-                }
+                let wiped = damage::wipe(&self.cluster.data_directory(node));
+                self.expect(&format!("wiping node {node}"), wiped);
+            }
+            Step::AwaitOthers(node) => self.await_others(node),
+            Step::Damage(node, way, salt) => self.damage(node, way, salt),
+            Step::Fill(node) => {
+                self.full = Some(node);
+                let filled = small_disk::fill(&self.cluster.data_directory(node));
+                self.expect("filling a disk", filled);
+            }
+            Step::Free(node) => {
+                let freed = small_disk::free(&self.cluster.data_directory(node));
+                self.expect("making room on a disk", freed);
+                self.full = None;
             }
             Step::Rule(from, to, rule) => {
                 self.cluster.proxy.set(from, to, rule);
@@ -128,6 +141,60 @@ impl<'a> Nemesis<'a> {
             }
         }
         self.note_faults();
+    }
+
+    fn expect(&self, what: &str, outcome: std::io::Result<()>) {
+        if let Err(error) = outcome {
+            self.record.fail(format!("{what}: {error}"));
+        }
+    }
+
+    /// Waits until the nodes but one lead everything, and each of them has what any of them knew
+    /// was committed after that.
+    fn await_others(&mut self, node: u16) {
+        let others: Vec<u16> = (1..=self.cluster.shape.nodes).filter(|n| *n != node).collect();
+        let began = Instant::now();
+        let since = self.record.now();
+        let mut wanted: Option<Vec<u64>> = None;
+        while !self.record.has_failed() {
+            let shards = 0..self.cluster.shape.shards;
+            let have = |field: &str| -> Option<Vec<Vec<u64>>> {
+                let of = |other: &u16| {
+                    let replicas = self.cluster.replicas(*other)?;
+                    replicas.iter().map(|replica| replica[field].as_u64()).collect()
+                };
+                others.iter().map(of).collect()
+            };
+            // What was answered now was answered by a leader that has committed in its own term.
+            if wanted.is_none()
+                && shards.clone().all(|shard| self.record.last_acknowledged(shard) > since)
+                && let Some(commits) = have("commit")
+            {
+                let highest = |shard: usize| commits.iter().map(|of| of[shard]).max();
+                wanted = shards.map(|shard| highest(usize::from(shard))).collect();
+            }
+            if let (Some(wanted), Some(applied)) = (&wanted, have("applied"))
+                && applied.iter().all(|of| of.iter().zip(wanted).all(|(a, b)| a >= b))
+            {
+                return;
+            }
+            if began.elapsed() > SERVING_DEADLINE {
+                self.record.fail(format!("without node {node} the others do not serve"));
+            }
+            self.wait(LOOK_PERIOD);
+        }
+    }
+
+    fn damage(&mut self, node: u16, way: Damage, salt: u64) {
+        if self.record.has_failed() {
+            return;
+        }
+        self.recovering.insert(node);
+        match damage::damage(&self.cluster.data_directory(node), way, salt) {
+            Ok(Some(text)) => self.say(&format!("    {text}")),
+            Ok(None) => self.record.fail(format!("node {node} has nothing on disk")),
+            Err(error) => self.record.fail(format!("damaging node {node}: {error}")),
+        }
     }
 
     fn lose(&mut self, node: u16) {
@@ -176,6 +243,9 @@ impl<'a> Nemesis<'a> {
         }
         for node in self.cluster.stopped() {
             self.take(&Step::Continue(node));
+        }
+        if let Some(node) = self.full {
+            self.take(&Step::Free(node));
         }
         for node in 1..=self.cluster.shape.nodes {
             if !self.cluster.is_started(node) {
@@ -287,6 +357,7 @@ impl<'a> Nemesis<'a> {
             !self.cluster.is_started(node)
                 || self.cluster.stopped().contains(&node)
                 || self.recovering.contains(&node)
+                || self.full == Some(node)
                 || self.record.trouble.quiet_time(node).is_none()
         };
         let sick: Vec<u16> = (1..=nodes).filter(|&node| is_sick(node)).collect();

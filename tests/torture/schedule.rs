@@ -4,12 +4,14 @@
 //! again, then some quiet. An episode is a list of steps, each at its time. What is drawn is only
 //! what the promises survive: at most one node lacks its memory at any time, and the next one loses
 //! its own only when that one is whole again, which the episode waits for before it begins
-//! ([`Episode::loses`]). Pauses and cut links take nobody's memory, so they may hit anybody, and
+//! ([`Episode::loses`]). A damaged log may look like one that was merely not synced to its end; then
+//! the node forgets without knowing, so that the others must have everything before. Pauses and cut links take nobody's memory, so they may hit anybody, and
 //! they hit nodes that are just recovering as well.
 
 use std::time::Duration;
 
-use crate::cluster::{CORES_MAX, Durability, pairs};
+use crate::cluster::{CORES_MAX, Durability, Shape, pairs};
+use crate::damage::Damage;
 use crate::proxy::Rule;
 use crate::random::Random;
 
@@ -26,8 +28,16 @@ pub enum Step {
     Continue(u16),
     /// SIGTERM, and wait for the end.
     Terminate(u16),
-    /// Remove a data directory.
+    /// Remove what is in a data directory.
     Wipe(u16),
+    /// Wait until the others have everything that this one has acknowledged.
+    AwaitOthers(u16),
+    /// Damage a log of a node that is down, as a number says.
+    Damage(u16, Damage, u64),
+    /// Fill the disk of a node.
+    Fill(u16),
+    /// Make room on it.
+    Free(u16),
     /// A rule for one direction between two nodes.
     Rule(u16, u16, Rule),
     /// Break the connections of one node to another off.
@@ -47,6 +57,10 @@ pub enum Kind {
     KillAll,
     /// SIGKILL and the data directory gone.
     Wipe,
+    /// SIGKILL and a damaged log.
+    Damage(Damage),
+    /// No room on the disk of a node.
+    FullDisk,
     /// SIGSTOP of one node or two.
     Pause,
     /// SIGSTOP of a node that is cut off until some time after it woke.
@@ -92,6 +106,8 @@ pub struct Schedule {
     durability: Durability,
     nodes: u16,
     shards: u16,
+    /// The node whose disk can be filled.
+    small_disk: Option<u16>,
 }
 
 const fn ms(milliseconds: u64) -> Duration {
@@ -100,8 +116,10 @@ const fn ms(milliseconds: u64) -> Duration {
 
 impl Schedule {
     /// The schedule of a seed.
-    pub fn new(seed: u64, durability: Durability, nodes: u16, shards: u16) -> Self {
-        Schedule { random: Random::stream(seed, "schedule"), durability, nodes, shards }
+    pub fn new(seed: u64, shape: &Shape, small_disk: Option<u16>) -> Self {
+        let Shape { nodes, shards, durability, .. } = *shape;
+        let random = Random::stream(seed, "schedule");
+        Schedule { random, durability, nodes, shards, small_disk }
     }
 
     /// The next episode.
@@ -111,11 +129,12 @@ impl Schedule {
             false => self.random.between(200, 1_500),
         });
         let mut episode = Episode { kinds: Vec::new(), loses: None, steps: Vec::new(), quiet };
-        let which = self.random.below(100);
-        match which {
+        let has_disk = self.durability == Durability::Fsync;
+        match self.random.below(100) {
+            0..20 if has_disk => self.draw_disk_fault(&mut episode),
             0..45 => self.draw_process_fault(&mut episode),
-            45..75 => self.draw_network_fault(&mut episode),
-            75..95 => {
+            45..70 => self.draw_network_fault(&mut episode),
+            70..95 => {
                 self.draw_process_fault(&mut episode);
                 self.draw_network_fault(&mut episode);
             }
@@ -201,6 +220,31 @@ impl Schedule {
         episode.steps.push((begin, Step::Wipe(node)));
         let back = begin + ms(self.random.magnitude(20, 2_000));
         episode.steps.push((back, Step::Start(node, cores)));
+    }
+
+    fn draw_disk_fault(&mut self, episode: &mut Episode) {
+        if let Some(node) = self.small_disk.filter(|_| self.random.chance(40)) {
+            episode.kinds.push(Kind::FullDisk);
+            episode.steps.push((ms(0), Step::Fill(node)));
+            let until = ms(self.random.magnitude(500, 8_000));
+            episode.steps.push((until, Step::Free(node)));
+            return;
+        }
+        let node = self.node();
+        let ways = [Damage::FlippedBits, Damage::CutShort, Damage::Misdirected, Damage::Blank];
+        let way = ways[self.random.below(ways.len() as u64) as usize];
+        episode.kinds.push(Kind::Damage(way));
+        episode.loses = Some(node);
+        let cores = self.cores(episode);
+        let salt = self.random.next();
+        for step in [
+            Step::Kill(node),
+            Step::AwaitOthers(node),
+            Step::Damage(node, way, salt),
+            Step::Start(node, cores),
+        ] {
+            episode.steps.push((ms(0), step));
+        }
     }
 
     fn draw_pause(&mut self, episode: &mut Episode, begin: Duration) {
