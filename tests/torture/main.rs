@@ -91,7 +91,7 @@ fn memory_survives_the_loss_of_any_minority() {
 }
 
 #[test]
-fn disks_survive_the_loss_of_all_processes() {
+fn what_is_on_disks_survives_the_loss_of_all_processes() {
     run(Durability::Fsync, "lease");
 }
 
