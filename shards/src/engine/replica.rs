@@ -55,7 +55,8 @@ const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// How old the last stamp may get while there are deadlines. A replica that comes back knows time
 /// by the stamps in its log alone.
 const IDLE_STAMP_INTERVAL_MS: u64 = 5_000;
-/// Who lacks entries older than so many ticks (250 ms) does not keep up, and is handed no leadership.
+/// Who lacks entries older than so many ticks (250 ms) does not keep up, and is handed no
+/// leadership.
 const KEEPS_UP_TICKS: usize = 5;
 /// Readies worked off in one turn before other shards get theirs.
 const READIES_PER_TURN: usize = 8;

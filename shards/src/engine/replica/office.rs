@@ -139,8 +139,8 @@ impl Replica {
         self.raw.transfer_leader(id);
     }
 
-    /// The voter on `node`, if it is heard of and keeps up. One whose disk stands still lacks what is
-    /// old, however little that is.
+    /// The voter on `node`, if it is heard of and keeps up. One whose disk stands still lacks what
+    /// is old, however little that is.
     pub(super) fn caught_up_voter(&self, node: NodeId) -> Option<u64> {
         let last = self.raw.raft.raft_log.last_index();
         let conf = self.log.conf_state();
