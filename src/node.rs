@@ -11,6 +11,7 @@
 //! node without one of its cores would be silent for the shards that live there, while its peers
 //! wait for it.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,11 @@ use crate::startup::{self, StartupError};
 
 /// How long a core may take to come up: its rings are made and its tasks started.
 const CORE_START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a port may be in use before it is an error. The kernel takes the rings of a killed
+/// process apart after its end, and with them its listeners: who restarts it at once meets them.
+const BIND_DEADLINE: Duration = Duration::from_secs(1);
+/// How often a port in use is tried again.
+const BIND_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the other cores may take to end when one has ended by itself.
 const CORE_STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Encoded bytes of requests that may wait for leaders on one core.
@@ -170,9 +176,15 @@ fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, Sta
 
 /// Binds the data and peer ports of all cores.
 fn bind(config: &NodeConfig) -> Result<Vec<CorePorts>, StartupError> {
-    let bind = |address: SocketAddr, flag, sharing| {
-        Listener::bind(address, sharing)
-            .map_err(|error| StartupError::listening(address, flag, error))
+    let deadline = Instant::now() + BIND_DEADLINE;
+    let bind = |address: SocketAddr, flag, sharing| loop {
+        match Listener::bind(address, sharing) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(BIND_RETRY_INTERVAL);
+            }
+            Err(error) => return Err(StartupError::listening(address, flag, error)),
+        }
     };
     let mut exclusive = Vec::new();
     for core in (0..config.cores.count()).map(CoreIndex) {

@@ -9,6 +9,7 @@
 //! removed after they were closed here.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
@@ -35,18 +36,34 @@ impl SegmentFile {
     pub async fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_DSYNC);
-        match options.dma_open(path).await {
-            Ok(file) => Ok(SegmentFile::Direct(file)),
+        let file = match options.dma_open(path).await {
+            Ok(file) => SegmentFile::Direct(file),
             Err(error) => match io::Error::from(error) {
-                error if is_refusal(&error) => SegmentFile::open_buffered(path).await,
-                error => Err(error),
+                error if is_refusal(&error) => SegmentFile::open_buffered(path).await?,
+                error => return Err(error),
             },
-        }
+        };
+        file.lock()?;
+        Ok(file)
     }
 
     async fn open_buffered(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).buffered_open(path).await?;
         Ok(SegmentFile::Buffered(file))
+    }
+
+    /// Locks the file until it is closed and no write to it is under way any more. A write outlives
+    /// its process if that is killed, and whoever reads the log then must wait for it.
+    fn lock(&self) -> io::Result<()> {
+        let descriptor = match self {
+            SegmentFile::Direct(file) => file.as_raw_fd(),
+            SegmentFile::Buffered(file) => file.as_raw_fd(),
+        };
+        // SAFETY: a plain system call on a descriptor that `self` keeps open.
+        match unsafe { libc::flock(descriptor, libc::LOCK_EX | libc::LOCK_NB) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Opens a file so that every write to it fails.

@@ -14,10 +14,11 @@
 //! come off the next time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use memmap2::{Advice, Mmap};
 use shards::contract::{CoreConfig, DiskOperation};
@@ -26,6 +27,11 @@ use shards::wal::{self, LogIdentity, ReadError, Recovered, RecoveredReplica, Seg
 
 use super::data_directory::{DataDirectory, DataDirectoryError, Layout};
 use super::segments::{self, SegmentFiles, SegmentName};
+
+/// How long a write of a process that was killed may still be under way.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const WRITE_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Why a node does not start from its data directory.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +185,7 @@ fn read_log(directory: &Path, config: &CoreConfig) -> io::Result<(Found, u64)> {
     let mut maps = Vec::new();
     for segment in segments::list(directory)? {
         let file = File::open(&segment.path)?;
+        wait_for_writes(&file)?;
         // SAFETY: the file belongs to this process, which holds the directory's lock, and nobody
         // writes or truncates it before the map is gone.
         let map = unsafe { Mmap::map(&file) }?;
@@ -207,6 +214,26 @@ fn read_log(directory: &Path, config: &CoreConfig) -> io::Result<(Found, u64)> {
         Err(ReadError::Damaged(reason)) => Found::Damaged(reason),
     };
     Ok((found, bytes))
+}
+
+/// Waits until nobody writes to a segment any more. A write that was under way when its process was
+/// killed goes on without it; read before its end, the log would be cut in front of a frame that
+/// then comes to be there after all.
+fn wait_for_writes(file: &File) -> io::Result<()> {
+    let deadline = Instant::now() + WRITE_DEADLINE;
+    loop {
+        match file.try_lock_shared() {
+            // The lock goes with the descriptor.
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(WRITE_RETRY_INTERVAL);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("a killed process still has a write under way"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 /// Brings a map's pages in. A page that the disk cannot read would otherwise end the process when

@@ -5,14 +5,19 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use shards::ids::CoreIndex;
+use shards::contract::{CoreConfig, Durability, ReadMode};
+use shards::ids::{CoreIndex, Nanos, NodeId};
+use shards::placement::Placement;
+use shards::wal::LogIdentity;
 
+use super::data_directory::DataDirectory;
 use super::file::SegmentFile;
 use super::provisioner::FileCounts;
-use super::segments;
+use super::recovery::{RecoveryError, cluster_identity, recover};
+use super::segments::{self, SegmentFiles};
 use super::writer::{LogWrite, LogWriter};
 use crate::net::runtime::{ExecutorSettings, start_executor};
 
@@ -119,7 +124,7 @@ fn a_failed_write_is_told() {
         writer.write(block(1, 0, &bytes)).await.expect("a write");
         // The kernel refuses to write to a file that is open for reading only.
         let file = SegmentFile::open_read_only(&path(&home, 1)).await.expect("the file");
-        writer.replace_current(1, file);
+        writer.replace_current(1, file).await;
         writer.write(block(1, BLOCK, &bytes)).await.expect_err("it cannot be written");
         // Nor does a write past what the segment was made for pass for a success.
         let file = SegmentFile::open(&path(&home, 1)).await.expect("the file");
@@ -194,4 +199,113 @@ fn a_full_disk_makes_writes_wait_until_there_is_room() {
         }
     });
     test.join().expect("the test");
+}
+
+fn engine(cores: u16, shards: u16) -> CoreConfig {
+    let node = NodeId(1);
+    let cluster = cluster_identity("test", &[node], shards);
+    CoreConfig {
+        node,
+        core: CoreIndex(0),
+        cores,
+        placement: Placement::new(vec![node], shards).expect("a placement"),
+        shard_bytes_max: 1 << 20,
+        value_bytes_max: 1 << 10,
+        durability: Durability::Fsync,
+        reads: ReadMode::Lease,
+        log: LogIdentity { cluster, node, layout: 0, core: CoreIndex(0) },
+        segment_bytes: BYTES,
+        tick: Nanos(50_000_000),
+        election_ticks: 6,
+        request_deadline: Nanos(2_000_000_000),
+        parked_bytes_max: 1 << 20,
+        seed: 1,
+    }
+}
+
+/// A data directory in which each core's log has been begun, by moving there from another number
+/// of cores.
+fn begun_logs(path: &Path, cores: u16) -> DataDirectory {
+    let data = DataDirectory::open(path).expect("a writable directory");
+    recover(&data, &engine(cores + 1, 4)).expect("an empty log");
+    let logs = recover(&data, &engine(cores, 4)).expect("a moved log");
+    assert_eq!(logs.cores.len(), usize::from(cores));
+    data
+}
+
+#[test]
+fn logs_move_to_as_many_cores_as_there_are() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = begun_logs(directory.path(), 2);
+    for (core, layout) in [(0, 2), (1, 2)] {
+        let home = directory.path().join(format!("logs-{layout}/core-{core}"));
+        assert_eq!(segments::list(&home).expect("a list").len(), 1, "core {core}");
+    }
+    assert!(!directory.path().join("logs-1").exists());
+    let again = recover(&data, &engine(2, 4)).expect("the same log");
+    assert!(again.cores.iter().all(|core| core.identity.layout == 2));
+}
+
+#[test]
+fn a_log_that_was_cut_short_is_set_aside_and_its_core_starts_empty() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = begun_logs(directory.path(), 2);
+    let home = directory.path().join("logs-2/core-1");
+    let file = fs::File::options().write(true).open(path(&home, 1)).expect("a segment");
+    file.set_len(BYTES / 2).expect("a cut");
+    let logs = recover(&data, &engine(2, 4)).expect("the other core's log");
+    assert_eq!(logs.cores.len(), 2);
+    assert!(directory.path().join("damaged-2-1-1").is_dir());
+    assert!(!directory.path().join("damaged-2-0-1").exists());
+    assert!(segments::list(&home).expect("a list").is_empty());
+}
+
+#[test]
+fn the_logs_of_another_cluster_are_refused_and_left_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = begun_logs(directory.path(), 1);
+    let error = recover(&data, &engine(1, 5)).expect_err("another number of shards");
+    assert!(matches!(error, RecoveryError::Foreign { .. }), "{error}");
+    let line = error.to_string();
+    assert!(line.contains("--data-dir") && !line.contains('\n'), "{line}");
+    recover(&data, &engine(1, 4)).expect("the log is as it was");
+}
+
+#[test]
+fn a_log_is_not_read_while_a_write_of_a_killed_process_is_under_way() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = begun_logs(directory.path(), 1);
+    let home = directory.path().join("logs-2/core-0");
+    let file = fs::File::options().write(true).open(path(&home, 1)).expect("a segment");
+    file.lock().expect("nobody else has it");
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            recover(&data, &engine(1, 4)).expect("the log");
+            assert!(is_done.load(Ordering::SeqCst), "the log was read during the write");
+        });
+        // Long enough for a reader that does not wait.
+        for _ in 0..100 {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        is_done.store(true, Ordering::SeqCst);
+        drop(file);
+        reader.join().expect("it waits and reads");
+    });
+}
+
+#[test]
+fn a_segment_that_is_being_written_is_locked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut files = SegmentFiles::open(directory.path(), BYTES).expect("a directory");
+    files.provide(1, BYTES).expect("room");
+    let home = directory.path().to_owned();
+    with_writer(directory.path(), async move |mut writer| {
+        let bytes = vec![1; BLOCK as usize];
+        writer.write(block(1, 0, &bytes)).await.expect("a write");
+        let file = fs::File::open(path(&home, 1)).expect("the segment");
+        file.try_lock_shared().expect_err("it is locked");
+        writer.write(block(2, 0, &bytes)).await.expect("a write");
+        file.try_lock_shared().expect("it is written no more");
+    });
 }

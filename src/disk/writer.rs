@@ -120,8 +120,10 @@ impl LogWriter {
 
     /// Puts another file in the place of the open one.
     #[cfg(test)]
-    pub fn replace_current(&mut self, number: u64, file: SegmentFile) {
-        self.current = Some((number, file));
+    pub async fn replace_current(&mut self, number: u64, file: SegmentFile) {
+        if let Some((_, former)) = self.current.replace((number, file)) {
+            former.close().await;
+        }
     }
 
     /// Opens a segment in place of the current one, and asks for the one after it.
