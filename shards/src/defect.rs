@@ -61,6 +61,8 @@ pub enum Defect {
     FollowerReadsAtOnce,
     /// A leader answers the questions of followers without a lease and without a round.
     AnswersWithoutProof,
+    /// A leader with a lease reads its store as it is, whatever is committed.
+    LeaseReadOnLaggingStore,
     /// A leader whose log cannot be written goes on sending heartbeats.
     HeartbeatsWhilePoisoned,
 }

@@ -756,7 +756,10 @@ impl Replica {
         if is_asked && self.lease.holds(term, now.monotonic) {
             self.answer_all(now, courier);
             if self.applied.1 == term {
-                let index = Index(self.raw.raft.raft_log.committed);
+                let index = match defect::is(Defect::LeaseReadOnLaggingStore) {
+                    true => self.applied.0,
+                    false => Index(self.raw.raft.raft_log.committed),
+                };
                 courier.counts.lease += self.reads.confirm_gathered(index) as u64;
             }
         }

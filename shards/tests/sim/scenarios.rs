@@ -376,6 +376,36 @@ pub const READ_AT_A_FOLLOWER_BEHIND: Scenario = Scenario {
     },
 };
 
+/// The leader's disk is slow: its followers have committed and applied a write, and shown it to a
+/// reader, when the leader itself may not apply it yet. Its lease says that it leads, and nothing
+/// of what it has.
+pub const LEADER_BEHIND_ITS_FOLLOWERS: Scenario = Scenario {
+    variants: 1,
+    play: |_| {
+        let options = Options { reads: ReadMode::Lease, durability: Durability::Fsync, ..quiet() };
+        let mut stage = Stage::settled(Options { replica_read_share: 1_000, ..options })?;
+        stage.ask_anew(1, set("first", None));
+        stage.pass(100 * MILLI)?;
+        stage.ask_anew(1, Input::Get);
+        stage.pass(10 * MILLI)?;
+        let until = stage.world.now + 300 * MILLI;
+        if let Some(seat) = stage.world.seat_mut(at(1)) {
+            seat.disk_stalled_until = until;
+        }
+        stage.ask_anew(1, set("second", None));
+        stage.pass(80 * MILLI)?;
+        stage.ask_anew(2, Input::Get);
+        stage.pass(5 * MILLI)?;
+        let applied = |node| stage.status(node).map(|status| status.applied);
+        let met =
+            applied(1) < applied(2) && stage.status(1).is_some_and(|status| status.lease.is_some());
+        stage.ask_anew(1, Input::Get);
+        stage.pass(5 * MILLI)?;
+        stage.judge()?;
+        Ok(met)
+    },
+};
+
 /// The followers stand still for almost an election timeout. On waking up they confirm a round,
 /// which gives a lease, and must not elect another before it has ended.
 pub const PAUSED_FOLLOWERS: Scenario = Scenario {
@@ -651,6 +681,11 @@ fn paused_follower_of_a_paused_leader_never_serves_a_stale_read() {
 #[test]
 fn a_follower_that_lags_answers_once_it_has_caught_up() {
     hold(READ_AT_A_FOLLOWER_BEHIND);
+}
+
+#[test]
+fn a_leader_whose_store_lags_reads_what_is_committed() {
+    hold(LEADER_BEHIND_ITS_FOLLOWERS);
 }
 
 #[test]
