@@ -63,6 +63,9 @@ pub enum Defect {
     AnswersWithoutProof,
     /// A leader with a lease reads its store as it is, whatever is committed.
     LeaseReadOnLaggingStore,
+    /// A leader elected again goes on from its last stamp as if no time had passed, and others
+    /// overlook it.
+    NoTimeSinceOwnStamp,
     /// A leader whose log cannot be written goes on sending heartbeats.
     HeartbeatsWhilePoisoned,
 }

@@ -217,11 +217,12 @@ impl RaftLog {
         Some((Term(entry.term), hash))
     }
 
-    /// The stamp of the last entry that carries one, as far as the log reaches back.
-    pub fn last_stamp(&self) -> Option<Millis> {
+    /// The stamp of the last entry that carries one, if it is not applied yet.
+    pub fn last_unapplied_stamp(&self) -> Option<Millis> {
         let state = self.inner.state.borrow();
-        let mut entries = state.entries.iter().rev();
-        entries.find_map(|entry| match entry.entry_type() {
+        let entries = state.entries.iter().rev();
+        let mut unapplied = entries.take_while(|entry| entry.index > state.applied.0);
+        unapplied.find_map(|entry| match entry.entry_type() {
             EntryType::EntryNormal => EntryReader::new(&entry.data).ok().map(|read| read.stamp()),
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => None,
         })

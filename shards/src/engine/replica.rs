@@ -105,6 +105,13 @@ struct Proposed {
     riders: Riders,
 }
 
+impl Proposed {
+    /// Whether nobody waits for it.
+    fn is_settled(&self) -> bool {
+        self.waiting.earliest() == Nanos(u64::MAX) && self.riders.batch().is_empty()
+    }
+}
+
 /// A ready that waits for the log.
 #[derive(Debug)]
 pub struct Persisting {
@@ -596,11 +603,29 @@ impl Replica {
                 courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
             }
         }
+        self.forget_settled();
         for batch in self.reads.take_overdue(now) {
             for parcel in batch.iter() {
                 courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
             }
         }
+    }
+
+    /// Forgets entries of former offices that nobody waits for any more. Perhaps they are gone from
+    /// every log; their bytes must not count for ever against what this replica may propose.
+    fn forget_settled(&mut self) {
+        let office = self.leads().then_some(Term(self.raw.raft.term));
+        let is_settled =
+            |proposed: &Proposed| Some(proposed.term) != office && proposed.is_settled();
+        let mut forgotten = 0;
+        let mut keep = |proposed: &Proposed| {
+            let is_kept = !is_settled(proposed);
+            forgotten += if is_kept { 0 } else { proposed.bytes };
+            is_kept
+        };
+        self.doubtful.retain(&mut keep);
+        self.proposed.retain(&mut keep);
+        self.proposed_bytes -= forgotten;
     }
 
     /// Answers what was gathered and has waited too long, and gathers the rest anew.
@@ -694,10 +719,13 @@ impl Replica {
         if self.led_term == Some(Term(self.raw.raft.term)) {
             return;
         }
-        if let Some(stamp) = self.log.last_stamp()
+        if defect::is(Defect::NoTimeSinceOwnStamp) {
+            self.clock.follow(self.store.stamp(), now);
+        }
+        if let Some(stamp) = self.log.last_unapplied_stamp()
             && !defect::is(Defect::NewLeaderByOwnClock)
         {
-            self.clock.follow(stamp, now);
+            self.clock.go_on_from(stamp, now);
         }
     }
 

@@ -15,6 +15,7 @@
 //! The clock is local: the replicated state knows stamps alone.
 
 use crate::contract::Now;
+use crate::defect::{self, Defect};
 use crate::ids::Millis;
 
 /// Shard time that passes more slowly than the monotonic clock loses one part in so many. 101
@@ -30,7 +31,7 @@ pub struct ShardClock {
     shard_ns: u128,
     /// The monotonic time when `shard_ns` was computed, in nanoseconds.
     anchor_ns: u64,
-    /// The latest stamp taken in; zero where the clock knows none.
+    /// The latest stamp that was applied; zero where the clock knows none.
     stamp: Millis,
 }
 
@@ -60,19 +61,30 @@ impl ShardClock {
     }
 
     /// Takes a stamp that was applied here while another replica leads: the clock goes on from
-    /// it, even if it had run ahead of it. One that is not later than the last is ignored.
+    /// it, even if it had run ahead of it. So it does where the stamp is the last one once more: it
+    /// says that no time has passed for the leader since. An earlier one is ignored.
     pub fn follow(&mut self, stamp: Millis, now: Now) {
-        if stamp > self.stamp {
+        let is_again = stamp == self.stamp && !defect::is(Defect::NoTimeSinceOwnStamp);
+        if stamp > self.stamp || is_again {
             *self = Self::resume(stamp, now);
         }
     }
 
     /// Takes a stamp that was applied here while this replica leads: its own stamps lie behind its
-    /// running clock and change nothing; one of an earlier leader may move the clock forward.
+    /// running clock and leave it alone; one of an earlier leader may move the clock forward.
     pub fn raise_to(&mut self, stamp: Millis, now: Now) {
         if stamp > self.running(now) {
             *self = Self::resume(stamp, now);
         }
+        if !defect::is(Defect::NoTimeSinceOwnStamp) {
+            self.stamp = self.stamp.max(stamp);
+        }
+    }
+
+    /// Goes on from a stamp that this replica, which begins to lead, has in its log and has not
+    /// applied yet, even if the clock had run ahead of it.
+    pub fn go_on_from(&mut self, stamp: Millis, now: Now) {
+        *self = ShardClock { stamp: self.stamp, ..Self::resume(stamp.max(self.stamp), now) };
     }
 
     /// Moves forward to the wall clock, if that is later. Entries may thereby expire before their
@@ -183,9 +195,10 @@ mod tests {
         assert_eq!(clock.running(now(500, 0)), Millis(1_500));
         clock.follow(Millis(1_200), now(500, 0));
         assert_eq!(clock.running(now(600, 0)), Millis(1_300), "it had run ahead of the leader");
-        clock.follow(Millis(1_200), now(900, 0));
         clock.follow(Millis(1_100), now(900, 0));
         assert_eq!(clock.running(now(900, 0)), Millis(1_600), "old stamps are ignored");
+        clock.follow(Millis(1_200), now(900, 0));
+        assert_eq!(clock.running(now(900, 0)), Millis(1_200), "no time passed for the leader");
         clock.follow(Millis(9_000), now(1_000, 0));
         assert_eq!(clock.running(now(1_001, 0)), Millis(9_001));
     }
@@ -213,6 +226,20 @@ mod tests {
         assert_eq!(clock.running(now(501, 0)), Millis(2_001));
         assert_eq!(clock.running(now(400, 0)), Millis(2_001));
         assert_eq!(clock.running(now(502, 0)), Millis(2_002), "time was counted twice");
+    }
+
+    #[test]
+    fn a_leader_that_is_elected_again_does_not_set_its_clock_back_to_its_own_stamps() {
+        let mut clock = ShardClock::resume(Millis(1_000), now(0, 0));
+        clock.raise_to(Millis(1_500), now(500, 0));
+        clock.follow(Millis(1_400), now(700, 0));
+        assert_eq!(clock.running(now(900, 0)), Millis(1_900));
+        clock.go_on_from(Millis(1_300), now(900, 0));
+        assert_eq!(clock.running(now(900, 0)), Millis(1_500), "never behind what is applied");
+        clock.go_on_from(Millis(1_800), now(900, 0));
+        assert_eq!(clock.running(now(950, 0)), Millis(1_850), "the log says less than the clock");
+        clock.follow(Millis(1_500), now(1_000, 0));
+        assert_eq!(clock.running(now(1_000, 0)), Millis(1_500), "that entry was never applied");
     }
 
     #[test]

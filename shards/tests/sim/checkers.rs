@@ -19,7 +19,7 @@ use shards::contract::{Event, Role};
 use shards::engine::{Core, Held};
 use shards::ids::{Address, Index, NodeId, ShardId, Term};
 
-/// Bytes that all clients together can have asked for, somewhat generously.
+/// Bytes that the clients of a seed together can have asked for, somewhat generously.
 const ASKED_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the tails of a core's logs: a few mebibytes per shard before they are cut, of which the
 /// short runs of the simulator fill little.
@@ -47,6 +47,8 @@ pub struct Checkers {
     /// The last index with an acknowledged write.
     acknowledged: BTreeMap<ShardId, Index>,
     violation: Option<String>,
+    /// Bytes that clients can have asked for.
+    pub asked_bytes_max: usize,
     /// Offices taken.
     pub elections: u64,
     /// Snapshots restored.
@@ -62,7 +64,7 @@ pub struct Checkers {
 impl Checkers {
     /// Nothing seen yet.
     pub fn new() -> Self {
-        Self::default()
+        Checkers { asked_bytes_max: ASKED_BYTES_MAX, ..Self::default() }
     }
 
     /// Forgets leaders and states: a shard that is formed anew starts from its first term again.
@@ -181,7 +183,7 @@ impl Checkers {
     /// Looks at what a core holds.
     pub fn weigh(&mut self, at: Address, held: Held) {
         let asked = held.routed_bytes + held.gathered_bytes + held.proposed_bytes;
-        let is_bounded = asked <= ASKED_BYTES_MAX
+        let is_bounded = asked <= self.asked_bytes_max
             && held.log_bytes <= LOG_BYTES_MAX
             && held.unwritten_bytes <= UNWRITTEN_BYTES_MAX
             && held.rounds <= ROUNDS_MAX;

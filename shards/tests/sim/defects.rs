@@ -29,7 +29,7 @@ enum Play {
     Seeds(fn(Options) -> Options),
 }
 
-const DEFECTS: [(Defect, Play); 27] = [
+const DEFECTS: [(Defect, Play); 28] = [
     (Defect::ReusedReadContext, Play::Scenario(scenarios::LATE_CONFIRMATIONS)),
     (Defect::LeaseOfRaftRs, Play::Scenario(scenarios::PAUSED_LEADER)),
     (Defect::LeaseAfterTimeoutNow, Play::Scenario(scenarios::READ_AFTER_HANDING_OVER)),
@@ -56,6 +56,7 @@ const DEFECTS: [(Defect, Play); 27] = [
     (Defect::FollowerReadsAtOnce, Play::Seeds(reading_from_replicas)),
     (Defect::AnswersWithoutProof, Play::Scenario(scenarios::PAUSED_WITH_A_FOLLOWER)),
     (Defect::LeaseReadOnLaggingStore, Play::Scenario(scenarios::LEADER_BEHIND_ITS_FOLLOWERS)),
+    (Defect::NoTimeSinceOwnStamp, Play::Scenario(scenarios::ELECTED_AGAIN)),
     (Defect::NewLeaderByOwnClock, Play::Scenario(scenarios::FAST_WALL_CLOCK)),
 ];
 

@@ -286,6 +286,67 @@ pub const FAST_WALL_CLOCK: Scenario = Scenario {
     },
 };
 
+/// A leader is elected again after others led for a while, with a write at hand that it has kept
+/// meanwhile. It must not stamp the write as if no time had passed since its last one: replicas
+/// whose clocks went on would expire the value early when they lead.
+pub const ELECTED_AGAIN: Scenario = Scenario {
+    variants: 1,
+    play: |_| {
+        let mut stage = Stage::settled(quiet())?;
+        stage.ask_anew(1, set("first", None));
+        stage.pass(SECOND)?;
+        stage.transfer(1, 3);
+        stage.pass(SECOND)?;
+        let met = stage.leads(3);
+        stage.world.freeze(at(3), LONG);
+        let has_none = |stage: &Stage| stage.status(1).is_some_and(|s| s.leader.leader.is_none());
+        let met = stage.pass_until(SECOND, has_none)? && met;
+        // It waits for a leader, and is proposed in the moment in which there is one.
+        stage.ask_anew(1, set("mortal", Some(800 * MILLI)));
+        stage.pass(100 * MILLI)?;
+        let met = met && stage.leads(1) && !stage.world.workload.is_waiting();
+        stage.transfer(1, 2);
+        stage.pass(100 * MILLI)?;
+        let met = met && stage.leads(2);
+        stage.ask_anew(2, Input::Get);
+        stage.pass(100 * MILLI)?;
+        stage.judge()?;
+        Ok(met)
+    },
+};
+
+/// A leader that is cut off proposes as much as it may, and its entries are truncated. When it
+/// leads again, they must not count any more.
+pub const PROPOSED_IN_VAIN: Scenario = Scenario {
+    variants: 1,
+    play: |_| {
+        let mut stage = Stage::settled(quiet())?;
+        stage.block(&[1], &[2, 3]);
+        stage.block(&[2, 3], &[1]);
+        let value = "x".repeat(60_000);
+        stage.world.checkers.asked_bytes_max = 180 * 64_000;
+        for _ in 0..20 {
+            stage.ask_anew(1, set("small", None));
+            stage.pass(MILLI)?;
+        }
+        for _ in 0..180 {
+            stage.ask_anew(1, set(&value, None));
+        }
+        stage.pass(20 * MILLI)?;
+        let proposed = stage.world.seat(at(1)).map_or(0, |seat| seat.core.held().proposed_bytes);
+        stage.pass(2 * SECOND)?;
+        let met = stage.leads(2) && proposed >= 8 << 20;
+        stage.world.heal();
+        let met = stage.pass_until(2 * LONG, |stage| stage.leads(1))? && met;
+        stage.world.start_probes();
+        stage.pass(LONG)?;
+        match stage.world.workload.served.is_empty() {
+            true => Err("a leader that once proposed in vain proposes nothing any more".into()),
+            false => Ok(met),
+        }
+    },
+};
+
 /// A leader holds a lease, asks another to take over, and does not hear that it did.
 pub const READ_AFTER_HANDING_OVER: Scenario = Scenario {
     variants: 1,
@@ -686,6 +747,16 @@ fn a_follower_that_lags_answers_once_it_has_caught_up() {
 #[test]
 fn a_leader_whose_store_lags_reads_what_is_committed() {
     hold(LEADER_BEHIND_ITS_FOLLOWERS);
+}
+
+#[test]
+fn a_leader_elected_again_expires_nothing_early() {
+    hold(ELECTED_AGAIN);
+}
+
+#[test]
+fn a_leader_that_once_proposed_in_vain_serves_again() {
+    hold(PROPOSED_IN_VAIN);
 }
 
 #[test]
