@@ -14,9 +14,12 @@
 //!
 //! Invariant: nothing is removed before what replaces it is durable with its name.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+
+use shards::wal::current_layout;
 
 use super::{number_in, sync_directory};
 
@@ -126,20 +129,20 @@ impl DataDirectory {
     /// # Errors
     /// If the directory cannot be read or cleaned.
     pub fn layout(&self) -> Result<Option<Layout>, DataDirectoryError> {
-        let mut complete = Vec::new();
+        let mut complete = BTreeMap::new();
         let mut rest = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(self.failed(&self.path))? {
             let entry = entry.map_err(self.failed(&self.path))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(number) = number_in(&name, "logs-", "") {
-                complete.push((number, entry.path()));
+                complete.insert(number, entry.path());
             } else if number_in(&name, "logs-", ".incomplete").is_some() {
                 rest.push(entry.path());
             }
         }
-        complete.sort();
-        let last = complete.pop();
-        rest.extend(complete.into_iter().map(|(_, path)| path));
+        let current = current_layout(complete.keys().copied());
+        let last = current.and_then(|number| complete.remove_entry(&number));
+        rest.extend(complete.into_values());
         if !rest.is_empty() {
             // The name of the one that counts may not be durable yet.
             sync_directory(&self.path).map_err(self.failed(&self.path))?;
