@@ -130,7 +130,7 @@ pub struct Shared {
     deadline_moved: Signal,
     stop_asked: Signal,
     stopping: Cell<bool>,
-    listeners: RefCell<Vec<AcceptHandle>>,
+    listeners: RefCell<Vec<(AcceptHandle, PortKind)>>,
     /// What was last said about each peer that was refused.
     complaints: RefCell<std::collections::BTreeMap<Address, String>>,
 }
@@ -147,7 +147,10 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     let any_core_port = AcceptHandle::new(ports.any_core)?;
     let core_port = AcceptHandle::new(ports.own)?;
     let peer_port = AcceptHandle::new(ports.peer)?;
-    shared.listeners.borrow_mut().extend([any_core_port.clone(), core_port.clone()]);
+    shared
+        .listeners
+        .borrow_mut()
+        .extend([(any_core_port.clone(), PortKind::AnyCore), (core_port.clone(), PortKind::Core)]);
     accept_clients(&shared, any_core_port, "any-core", PortKind::AnyCore);
     accept_clients(&shared, core_port, "core", PortKind::Core);
     let serving = shared.clone();
@@ -169,7 +172,8 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     shared.turn.raise();
     shared.stop_asked.wait().await;
     shared.stop().await;
-    peer_port.stop();
+    // Peers that wait would greet a core that is gone.
+    peer_port.stop(|_, _| {});
     Ok(())
 }
 
@@ -356,7 +360,7 @@ impl Shared {
     }
 
     /// Ends all connections: what is under way is answered, within [`STOP_DEADLINE`].
-    async fn stop(&self) {
+    async fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
         self.stop_accepting();
         for (_, client) in self.state.borrow_mut().clients.iter_mut() {
@@ -375,9 +379,9 @@ impl Shared {
         self.state.borrow_mut().peers.stop();
     }
 
-    fn stop_accepting(&self) {
-        for listener in self.listeners.borrow_mut().drain(..) {
-            listener.stop();
+    fn stop_accepting(self: &Rc<Self>) {
+        for (listener, kind) in self.listeners.borrow_mut().drain(..) {
+            listener.stop(|socket, peer| self.take_client(socket, peer, kind));
         }
     }
 }

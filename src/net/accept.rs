@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::listener::Listener;
+use super::listener::{BACKLOG, Listener};
 use super::runtime::{Watched, sleep, yield_now};
 
 /// How long to wait after the process ran out of descriptors or the kernel out of memory.
@@ -37,8 +37,15 @@ impl AcceptHandle {
         Ok(AcceptHandle { socket, stopped: Rc::default() })
     }
 
-    /// Accepts no more. New connections are refused by the kernel from here on; the loop ends.
-    pub fn stop(&self) {
+    /// Accepts no more. What waits already is handed to `take`, because its peer may have asked
+    /// something and would be told of a broken connection; what comes later is refused by the
+    /// kernel. The loop ends.
+    pub fn stop(&self, mut take: impl FnMut(Socket, Option<SocketAddr>)) {
+        for _ in 0..BACKLOG as usize / ACCEPTS_PER_WAKE {
+            if !matches!(self.accept_waiting(&mut take), Ok(Waiting::More)) {
+                break;
+            }
+        }
         self.stopped.set(true);
         // A shut-down listener leaves the listening state and wakes who waits for it.
         let _ = self.socket.get().shutdown(Shutdown::Both);

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Connections that may wait to be accepted. The kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4_096;
+pub const BACKLOG: i32 = 4_096;
 
 /// Who may bind the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

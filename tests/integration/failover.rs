@@ -142,15 +142,22 @@ fn check(cluster: &Cluster, seen: &[Seen]) {
 
 #[test]
 fn kill_9_under_load_loses_nothing_acknowledged() {
+    kill_9_under_load("memory");
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_with_logs_on_disk() {
+    kill_9_under_load("fsync");
+}
+
+fn kill_9_under_load(durability: &'static str) {
     let trials: usize = std::env::var("CORACLE_KILL_TRIALS")
         .ok()
         .and_then(|trials| trials.parse().ok())
         .unwrap_or(3);
-    let mut cluster = Cluster::start(Shape {
-        shards: SHARDS,
-        extra: vec!["--log=warn".into()],
-        ..Shape::default()
-    });
+    let extra = vec!["--log=warn".into()];
+    let shape = Shape { shards: SHARDS, durability, extra, ..Shape::default() };
+    let mut cluster = Cluster::start(shape);
     let (mut windows, mut by_shard) = (Vec::new(), Vec::new());
     for trial in 0..trials {
         let victim = (trial % 3) as u16 + 1;
@@ -214,12 +221,14 @@ fn kill_9_under_load_loses_nothing_acknowledged() {
         cluster.wait_until_ready();
     }
     let (median, worst) = median_and_worst(&mut windows);
-    println!("longest wait of a writer, {trials} trials: median {median} ms, worst {worst} ms");
+    println!(
+        "{durability}: longest wait of a writer, {trials} trials: median {median} ms, worst {worst} ms"
+    );
     let count = by_shard.len();
     let (median, worst) = median_and_worst(&mut by_shard);
     println!(
-        "a shard whose leader was killed took no writes, {trials} trials, {count} shards: median \
-         {median} ms, worst {worst} ms"
+        "{durability}: a shard whose leader was killed took no writes, {trials} trials, {count} \
+         shards: median {median} ms, worst {worst} ms"
     );
 }
 

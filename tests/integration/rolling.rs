@@ -107,11 +107,20 @@ fn client(
 
 #[test]
 fn rolling_restart_by_sigterm_under_load_shows_no_client_an_error() {
+    roll("fsync");
+}
+
+#[test]
+fn rolling_restart_without_disks_shows_no_client_an_error() {
+    roll("memory");
+}
+
+fn roll(durability: &'static str) {
     let rounds: usize = std::env::var("CORACLE_TEST_ROLLING_ROUNDS")
         .ok()
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(1);
-    let mut cluster = Cluster::start(Shape { shards: 16, ..Shape::default() });
+    let mut cluster = Cluster::start(Shape { shards: 16, durability, ..Shape::default() });
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = Vec::new();
     for port in [7400, 7401] {
@@ -136,7 +145,7 @@ fn rolling_restart_by_sigterm_under_load_shows_no_client_an_error() {
     let longest = seen.iter().map(|seen| seen.longest_wait).max().unwrap_or_default();
     let (goodbyes, redirections) = (sum(|seen| seen.goodbyes), sum(|seen| seen.redirections));
     println!(
-        "{rounds} rolling restarts: {} increments, each done once; {goodbyes} goodbyes, \
+        "{durability}: {rounds} rolling restarts: {} increments, each done once; {goodbyes} goodbyes, \
          {redirections} redirections, no error; longest wait {} ms",
         sum(|seen| seen.increments),
         longest.as_millis()

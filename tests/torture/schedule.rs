@@ -4,9 +4,9 @@
 //! again, then some quiet. An episode is a list of steps, each at its time. What is drawn is only
 //! what the promises survive: at most one node lacks its memory at any time, and the next one loses
 //! its own only when that one is whole again, which the episode waits for before it begins
-//! ([`Episode::loses`]). A damaged log may look like one that was merely not synced to its end; then
-//! the node forgets without knowing, so that the others must have everything before. Pauses and cut links take nobody's memory, so they may hit anybody, and
-//! they hit nodes that are just recovering as well.
+//! ([`Episode::loses`]). A damaged log may look like one that was merely not synced to its end;
+//! then the node forgets without knowing it, so the others must have everything before. Pauses and
+//! cut links take nobody's memory, so they may hit anybody, also nodes that are just recovering.
 
 use std::time::Duration;
 
