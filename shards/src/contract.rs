@@ -119,6 +119,12 @@ pub enum AdminCommand {
         /// The new leader.
         to: NodeId,
     },
+    /// Let a shard whose majority is lost for good go on from this core's replica, or anew and empty
+    /// where that has nothing. What only the others had is lost. Refused while a leader is known.
+    Recover {
+        /// Which shard.
+        shard: ShardId,
+    },
     /// Hand all leaderships over and never lead again: the node is about to stop.
     Drain,
 }
@@ -205,6 +211,10 @@ pub enum Event {
     Promoted(ShardId),
     /// A snapshot was restored up to this index.
     SnapshotRestored(ShardId, Index),
+    /// The operator let the shard go on from this core's replica alone, with this epoch.
+    Recovered(ShardId, u64),
+    /// The operator wanted that, and it was not done.
+    RecoverRefused(ShardId, &'static str),
     /// A replica stopped for good: its log holds what this version cannot read, or its state
     /// differs. A human must look.
     ReplicaStopped(ShardId, String),

@@ -18,8 +18,10 @@ mod homes;
 mod journal;
 mod lease;
 mod outbox;
+mod poison;
 mod read_from;
 mod reads;
+mod recover;
 mod replica;
 mod router;
 mod siblings;
@@ -186,6 +188,8 @@ pub struct Core {
     refusals: Refusals,
     siblings: SiblingReads,
     counts: ReadCounts,
+    /// Shards that the operator wants to go on from the replica here.
+    recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
     journal: Journal,
     poisoned: Option<DiskError>,
@@ -243,6 +247,7 @@ impl Core {
             refusals: Refusals::new(),
             siblings: SiblingReads::new(config.parked_bytes_max, random.next()),
             counts: ReadCounts::default(),
+            recoveries: Vec::new(),
             dirty: Vec::new(),
             journal: Journal::new(&config, recovered),
             poisoned: None,
@@ -261,6 +266,9 @@ impl Core {
     pub fn step(&mut self, now: Now, input: Input<'_>, outputs: &mut Outputs) {
         self.clock = now.monotonic;
         if self.poisoned.is_some() {
+            if let Input::Requests(batch) = input {
+                Self::refuse(batch, outputs);
+            }
             // What this core knows can no longer be made durable: it says nothing to anybody.
             outputs.next_deadline = Nanos(now.monotonic.0 + self.config.tick.0);
             return;
@@ -473,6 +481,7 @@ impl Core {
                         self.mark_dirty(shard);
                     }
                 }
+                Message::Astray(shard, epoch) => self.take_astray(from, shard, epoch),
                 Message::Probe(shard, _)
                 | Message::Empty(shard, _)
                 | Message::Prepare(shard, _)
@@ -696,19 +705,6 @@ impl Core {
         self.mark_dirty(shard);
     }
 
-    /// The log cannot be written any more. The core falls silent for all its groups: a leader
-    /// that only stopped voting would keep its followers waiting for ever.
-    fn poison(&mut self, error: DiskError, outputs: &mut Outputs) {
-        for shard in (0..self.homes.len() as u16).map(ShardId) {
-            if self.homes[usize::from(shard.0)].is_some() {
-                outputs.events.push(Event::ReplicaStopped(shard, error.to_string()));
-            }
-        }
-        if !defect::is(Defect::HeartbeatsWhilePoisoned) {
-            self.poisoned = Some(error);
-        }
-    }
-
     fn take_admin(&mut self, command: AdminCommand) {
         match command {
             AdminCommand::Transfer { shard, to } => {
@@ -717,6 +713,7 @@ impl Core {
                     self.mark_dirty(shard);
                 }
             }
+            AdminCommand::Recover { shard } => self.take_recover(shard),
             AdminCommand::Drain => {
                 if !self.draining.contains(&self.own.node) {
                     self.draining.push(self.own.node);
@@ -746,6 +743,7 @@ impl Core {
         for shard in std::mem::take(&mut self.dirty) {
             self.end_turn_of(now, shard, outputs);
         }
+        self.run_recoveries(now, outputs);
         self.router.put_back(&mut self.returned);
         self.pump_checkpoint();
         self.journal.flush(&mut outputs.disk, &mut outputs.spare);
@@ -845,6 +843,7 @@ impl Core {
         }
         for shard in (0..self.homes.len() as u16).map(ShardId) {
             self.tick_one(now, shard, &avoid, outputs);
+            self.tick_formation(shard);
         }
         for ended in self.transfers.tick() {
             self.end_transfer(ended);

@@ -1,4 +1,4 @@
-//! `coracle shards`: who leads what, as a table or as JSON; and `transfer` and `digest`.
+//! `coracle shards`: who leads what, as a table or as JSON; and `transfer`, `recover`, `digest`.
 //!
 //! One node is asked, over HTTP; it knows or finds out about the others.
 
@@ -12,7 +12,9 @@ use clap::{Args, Subcommand};
 use super::table::{Side, Table, bytes, grouped};
 use super::{CommandError, digest};
 use crate::control::fetch;
-use crate::control::view::{ErrorView, ShardView, ShardsView, TransferDone, TransferWish};
+use crate::control::view::{
+    ErrorView, RecoverWish, ShardView, ShardsView, TransferDone, TransferWish,
+};
 
 /// How long a node may take to answer. It may have to wait for others and for a transfer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,6 +56,22 @@ enum Action {
         #[arg(long, value_name = "NODE")]
         to: u16,
     },
+    /// Lets a shard whose majority is lost for good go on from one node; may lose data
+    ///
+    /// Only for a shard that stands still because most of its replicas will never come back. The
+    /// replica on NODE becomes the only one: writes that only the others had are lost, even
+    /// acknowledged ones, and writes that were reported as failed may turn out to have happened.
+    /// If it holds nothing, the shard starts empty. The other nodes' replicas are replaced.
+    Recover {
+        /// The shard
+        shard: u16,
+        /// The node whose replica the shard goes on from
+        #[arg(long, value_name = "NODE")]
+        from: u16,
+        /// Do not ask whether the loss of data is accepted
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
     /// Compares what the replicas of each shard hold, at equal positions of the log
     Digest,
 }
@@ -73,6 +91,9 @@ pub fn run(options: ShardsOptions) -> Result<(), CommandError> {
             Ok(())
         }
         Some(Action::Transfer { shard, to }) => transfer(&node, shard, to),
+        Some(Action::Recover { shard, from, accept_data_loss }) => {
+            recover(&node, shard, from, accept_data_loss)
+        }
         Some(Action::Digest) => digest::run(&node),
     }
 }
@@ -183,6 +204,36 @@ fn transfer(node: &Node, shard: u16, to: u16) -> Result<(), CommandError> {
     let document = document.map_err(|error| CommandError::Failed(error.to_string()))?;
     let done: TransferDone = node.post(&format!("/v1/shards/{shard}/transfer"), &document)?;
     writeln!(io::stdout(), "shard {} is led by node {}", done.shard, done.leader)?;
+    Ok(())
+}
+
+/// Lets a shard go on from one node, after the operator has accepted what that costs.
+fn recover(node: &Node, shard: u16, from: u16, is_accepted: bool) -> Result<(), CommandError> {
+    let warning = format!(
+        "Shard {shard} will go on from node {from} alone.\n\
+         - Writes that only its other replicas had are lost, even if they were acknowledged.\n\
+         - Writes that were reported as not done may turn out to have happened.\n\
+         - If node {from} holds nothing of the shard, the shard starts empty.\n\
+         - Replicas on other nodes are discarded, whatever they hold.\n\
+         Do this only if most replicas of the shard are lost for good. It cannot be undone."
+    );
+    eprintln!("{warning}");
+    if !is_accepted {
+        if !io::stdin().is_terminal() {
+            let reason = "the loss of data must be accepted, with --accept-data-loss";
+            return Err(CommandError::NotBegun(reason.into()));
+        }
+        eprint!("Type \"yes\" to go on: ");
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        if answer.trim() != "yes" {
+            return Err(CommandError::NotBegun("nothing was done".into()));
+        }
+    }
+    let document = serde_json::to_string(&RecoverWish { from, accept_data_loss: true });
+    let document = document.map_err(|error| CommandError::Failed(error.to_string()))?;
+    let done: TransferDone = node.post(&format!("/v1/shards/{shard}/recover"), &document)?;
+    writeln!(io::stdout(), "shard {} goes on, led by node {}", done.shard, done.leader)?;
     Ok(())
 }
 

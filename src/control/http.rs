@@ -26,8 +26,9 @@ use tokio::sync::Semaphore;
 
 use super::collector::Collector;
 use super::messages::CoreReport;
+use super::recover::recover;
 use super::transfer::{Hop, transfer};
-use super::view::{ErrorView, ReplicasView, ShardsView, TransferDone, TransferWish};
+use super::view::{ErrorView, RecoverWish, ReplicasView, ShardsView, TransferDone, TransferWish};
 use super::{cluster, metrics, readiness};
 
 /// Connections at a time. Probes, a scraper and a few operators need a handful; one more is
@@ -67,6 +68,7 @@ pub fn router(face: Arc<Face>) -> Router {
         .route("/metrics", get(metrics_page))
         .route("/v1/shards", get(shards))
         .route("/v1/shards/{shard}/transfer", post(transfer_shard))
+        .route("/v1/shards/{shard}/recover", post(recover_shard))
         .route("/v1/replicas", get(replicas))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -179,6 +181,19 @@ async fn replicas(State(face): State<Arc<Face>>, Query(scope): Query<Scope>) -> 
     let report = face.collector.report().await;
     let replicas = face.collector.local_replicas(&report);
     Json(ReplicasView { replicas, unanswered: Vec::new() })
+}
+
+async fn recover_shard(
+    State(face): State<Arc<Face>>,
+    Path(shard): Path<u16>,
+    Query(way): Query<Way>,
+    wish: Result<Json<RecoverWish>, JsonRejection>,
+) -> Result<Json<TransferDone>, Response> {
+    let Json(wish) =
+        wish.map_err(|rejection| failure(rejection.status(), rejection.body_text()))?;
+    let hop = if way.forwarded { Hop::Last } else { Hop::First };
+    let result = recover(&face.collector, shard, wish, hop).await;
+    result.map(Json).map_err(|error| failure(error.status(), error))
 }
 
 async fn transfer_shard(

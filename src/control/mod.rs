@@ -16,6 +16,7 @@ mod http;
 pub mod messages;
 mod metrics;
 mod readiness;
+mod recover;
 mod stop;
 mod transfer;
 pub mod view;

@@ -125,12 +125,15 @@ pub async fn transfer(
         (_, Hop::Last) => Err(TransferError::NotLeader(shard)),
         (None, _) => Err(TransferError::NoLeader(shard)),
         (Some(node), _) if node == collector.config().node => Err(TransferError::NotLeader(shard)),
-        (Some(node), Hop::First) => pass_on(collector, shard, wish, node).await,
+        (Some(node), Hop::First) => {
+            let path = format!("/v1/shards/{shard}/transfer?forwarded=true");
+            pass_on(collector, &path, &wish, node).await
+        }
     }
 }
 
 /// Gives a command to a core and waits until the core has taken it.
-async fn command(
+pub(super) async fn command(
     collector: &Collector,
     core: CoreIndex,
     command: AdminCommand,
@@ -147,7 +150,8 @@ async fn command(
     }
 }
 
-async fn wait_for_leader(
+/// Waits until `to` leads `shard`.
+pub(super) async fn wait_for_leader(
     collector: &Collector,
     shard: ShardId,
     to: NodeId,
@@ -164,19 +168,19 @@ async fn wait_for_leader(
     }
 }
 
-async fn pass_on(
+/// Posts `wish` to `path` of another node, and gives its answer.
+pub(super) async fn pass_on<W: serde::Serialize>(
     collector: &Collector,
-    shard: ShardId,
-    wish: TransferWish,
+    path: &str,
+    wish: &W,
     node: NodeId,
 ) -> Result<TransferDone, TransferError> {
     let peer = |reason: String| TransferError::Peer { node, reason };
     let address =
         collector.config().http_address(node).ok_or_else(|| peer("it is no member".into()))?;
-    let path = format!("/v1/shards/{shard}/transfer?forwarded=true");
-    let document = serde_json::to_string(&wish).map_err(|error| peer(error.to_string()))?;
+    let document = serde_json::to_string(wish).map_err(|error| peer(error.to_string()))?;
     let deadline = TRANSFER_DEADLINE + 2 * CORE_DEADLINE;
-    let answer = fetch::post_json(address, &path, document, deadline)
+    let answer = fetch::post_json(address, path, document, deadline)
         .await
         .map_err(|error| peer(error.to_string()))?;
     if answer.status.is_success() {

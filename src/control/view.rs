@@ -166,7 +166,18 @@ pub struct TransferWish {
     pub to: u16,
 }
 
-/// The answer to a transfer that took place.
+/// What is posted to `/v1/shards/{shard}/recover`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverWish {
+    /// The node whose replica the shard shall go on from.
+    pub from: u16,
+    /// That what only the others had is lost.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+}
+
+/// The answer to a transfer that took place, or to a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferDone {
     /// The shard.

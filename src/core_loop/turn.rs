@@ -175,6 +175,12 @@ impl State {
                     promoted += 1;
                     tracing::debug!(%shard, "has become a voter");
                 }
+                Event::Recovered(shard, epoch) => {
+                    tracing::warn!(%shard, epoch, "goes on from this replica alone, as ordered");
+                }
+                Event::RecoverRefused(shard, reason) => {
+                    tracing::warn!(%shard, reason, "does not go on from this replica alone");
+                }
                 Event::ReplicaStopped(shard, reason) => {
                     tracing::error!(%shard, reason, "the replica stopped for good");
                 }

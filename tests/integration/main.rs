@@ -10,6 +10,7 @@ mod failover;
 mod http;
 mod leadership;
 mod malformed;
+mod recovery;
 mod rolling;
 mod routing;
 mod wire;

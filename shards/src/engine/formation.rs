@@ -219,7 +219,7 @@ impl Outsider {
 /// With the memory of every member gone, nobody knows the epochs of former lives; the clock keeps
 /// them apart. It counts in steps of 16 seconds and wraps after three days, since 14 bits are what
 /// a version has room for.
-fn epoch_at(wall: Millis) -> u64 {
+pub(super) fn epoch_at(wall: Millis) -> u64 {
     wall.0 / 16_000 % Version::EPOCH_MAX + 1
 }
 

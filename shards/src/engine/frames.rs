@@ -36,6 +36,7 @@ mod kind {
     pub const REPLIES_LOST: u8 = 14;
     pub const QUESTION: u8 = 15;
     pub const ANSWER: u8 = 16;
+    pub const ASTRAY: u8 = 17;
 }
 
 /// A message, borrowed from its frame.
@@ -74,6 +75,8 @@ pub enum Message<'a> {
     Question(ShardId, Question),
     /// The leader's answer.
     Answer(ShardId, Answer),
+    /// "I belong to the formation of this epoch, and know no leader: has it been replaced?"
+    Astray(ShardId, u64),
 }
 
 /// A follower's question to its leader.
@@ -287,6 +290,7 @@ impl FrameBuilder {
             Message::Promise(shard, ..) => (kind::PROMISE, *shard),
             Message::Form(shard, _) => (kind::FORM, *shard),
             Message::Formed(shard, _) => (kind::FORMED, *shard),
+            Message::Astray(shard, _) => (kind::ASTRAY, *shard),
             other => panic!("{other:?} is not a message of formation"),
         };
         self.message(kind, |out| {
@@ -295,6 +299,7 @@ impl FrameBuilder {
                 Message::Probe(_, id) | Message::Empty(_, id) => {
                     out.extend_from_slice(&id.0.to_le_bytes());
                 }
+                Message::Astray(_, epoch) => out.extend_from_slice(&epoch.to_le_bytes()),
                 Message::Promise(_, id, formation) => {
                     out.extend_from_slice(&id.0.to_le_bytes());
                     encode_formation(formation, out);
@@ -583,6 +588,13 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
             };
             Message::Answer(shard, Answer { asker, attempt, point })
         }
+        kind::ASTRAY => {
+            let epoch = payload.u64()?;
+            if !(1..=Version::EPOCH_MAX).contains(&epoch) {
+                return None;
+            }
+            Message::Astray(shard, epoch)
+        }
         kind::PROBE => Message::Probe(shard, ReplicaId(payload.u64()?)),
         kind::EMPTY => Message::Empty(shard, ReplicaId(payload.u64()?)),
         kind::PREPARE => Message::Prepare(shard, payload.formation()?),
@@ -687,6 +699,7 @@ mod tests {
         for point in [None, Some(POINT)] {
             builder.answer(ShardId(3), &Answer { asker, attempt, point });
         }
+        builder.formation(&Message::Astray(ShardId(3), 5));
         builder.take(Vec::new())
     }
 
@@ -697,7 +710,7 @@ mod tests {
         let frame = sample_frame();
         let messages: Vec<_> =
             Messages::new(&frame).map(|message| message.expect("a whole message")).collect();
-        assert_eq!(messages.len(), 14);
+        assert_eq!(messages.len(), 15);
         let Message::Raft(ShardId(1), raft) = &messages[0] else { panic!("{messages:?}") };
         assert_eq!(decode_raft(raft).expect("a Raft message").entries[0].data, [1, 2, 3]);
         let Message::Requests(header, mut items) = messages[1] else { panic!("{messages:?}") };
@@ -714,7 +727,8 @@ mod tests {
         let (shard, asker, attempt) = (ShardId(3), ReplicaId(4), 77);
         let answer = |point| Message::Answer(shard, Answer { asker, attempt, point });
         let question = Message::Question(shard, Question { asker, attempt });
-        assert_eq!(messages[11..], [question, answer(None), answer(Some(POINT))]);
+        let astray = Message::Astray(shard, 5);
+        assert_eq!(messages[11..], [question, answer(None), answer(Some(POINT)), astray]);
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub(super) struct Home {
     pub(super) told: LeaderView,
     /// Ticks since a newcomer last heard that there is a shard.
     pub(super) unheard_ticks: u32,
+    /// Ticks since a member last knew a leader.
+    pub(super) astray_ticks: u32,
+    /// The newest epoch of a formation heard of; zero for none.
+    pub(super) heard_epoch: u64,
 }
 
 impl Home {
@@ -48,6 +52,8 @@ impl Home {
             is_dirty: false,
             told: LeaderView::default(),
             unheard_ticks: 0,
+            astray_ticks: 0,
+            heard_epoch: 0,
         }
     }
 }
@@ -83,6 +89,9 @@ impl Core {
         message: Message<'_>,
         outputs: &mut Outputs,
     ) {
+        if let Message::Formed(_, formation) = &message {
+            self.take_newer_formation(shard, formation, outputs);
+        }
         let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) else { return };
         let outbox = &mut self.outbox;
         let mut mail = Vec::new();

@@ -18,6 +18,7 @@ mod apply;
 mod following;
 mod inspect;
 mod office;
+mod salvage;
 mod waiting;
 mod wrong;
 

@@ -523,6 +523,20 @@ impl Router {
         self.close(id);
     }
 
+    /// Ends everything: this core says nothing to others any more. Writes under way have an unknown
+    /// fate, what is parked will not be done.
+    pub fn end(&mut self, verdicts: &mut Vec<Verdict>) {
+        let under_way: Vec<u64> = self.batches.keys().copied().collect();
+        let mut writers = BTreeSet::new();
+        for id in under_way.into_iter().rev() {
+            self.give_up(id, Status::LinkLost, &mut writers, verdicts);
+        }
+        for parked in self.routes.iter_mut().flat_map(|route| route.parked.drain(..)) {
+            verdicts.push((parked.token, Status::ShuttingDown));
+        }
+        self.held_bytes = 0;
+    }
+
     /// Ends what has waited past its deadline.
     pub fn expire(&mut self, now: Nanos, verdicts: &mut Vec<Verdict>) {
         let overdue: Vec<u64> =

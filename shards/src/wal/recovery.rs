@@ -256,7 +256,13 @@ impl<'a> ShardLog<'a> {
                 }
             }
             Record::CheckpointBegin(begin) => {
-                if self.record.as_ref().is_none_or(|known| known.id != begin.id) {
+                // One that replaces the log under another id does so when it is whole: until then
+                // the former replica is what there is.
+                let is_first = match &self.record {
+                    None => true,
+                    Some(known) => known.id != begin.id && !begin.replaces_log,
+                };
+                if is_first {
                     let stage = Stage::Member(begin.formation.clone());
                     let record = Some(ReplicaRecord { id: begin.id, stage });
                     *self = ShardLog { start: segment, record, ..ShardLog::default() };
@@ -297,6 +303,9 @@ impl<'a> ShardLog<'a> {
         let applied = checkpoint.begin.applied.0.0;
         if checkpoint.begin.replaces_log {
             self.entries.clear();
+        }
+        if self.record.as_ref().is_some_and(|known| known.id != checkpoint.begin.id) {
+            self.hard_state = HardState::default();
         }
         while self.entries.front().is_some_and(|first| first.index <= applied) {
             self.entries.pop_front();

@@ -46,6 +46,8 @@ pub struct Checkers {
     applied: BTreeMap<(ShardId, Address), Index>,
     /// The last index with an acknowledged write.
     acknowledged: BTreeMap<ShardId, Index>,
+    /// The epochs with which the operator let shards go on.
+    recovered: BTreeMap<ShardId, u64>,
     violation: Option<String>,
     /// Bytes that clients can have asked for.
     pub asked_bytes_max: usize,
@@ -125,6 +127,12 @@ impl Checkers {
             Event::Formed(shard) => {
                 self.applied.remove(&(*shard, at));
             }
+            // Indices begin anew, and what was acknowledged may be lost: the operator said so.
+            Event::Recovered(shard, epoch) => {
+                self.forget();
+                self.recovered.insert(*shard, *epoch);
+            }
+            Event::RecoverRefused(..) => {}
             Event::LostLeadership(..) | Event::LeaderChanged(..) => {}
         }
     }
@@ -133,7 +141,10 @@ impl Checkers {
     pub fn observe(&mut self, at: Address, core: &Core, shards: u16) {
         for shard in (0..shards).map(ShardId) {
             let Some(status) = core.status(shard) else { continue };
-            if status.applied == Index(0) {
+            // What is left of a formation that the operator has ended agrees with nobody.
+            let is_over =
+                self.recovered.get(&shard).is_some_and(|&epoch| core.epoch(shard) != Some(epoch));
+            if status.applied == Index(0) || is_over {
                 continue;
             }
             if status.applied > status.commit {

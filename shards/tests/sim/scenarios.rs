@@ -653,6 +653,74 @@ pub const CAMPAIGN_RIGHT_AFTER_A_SNAPSHOT: Scenario = Scenario {
     },
 };
 
+/// Two of three members lose their memory for good. The third lacks the last write, and holds the
+/// one before. The operator lets the shard go on from it, or (variants) from one that has nothing,
+/// while the third is cut off and comes back later. With a disk, the power then fails for all.
+pub const MAJORITY_LOST: Scenario = Scenario {
+    variants: 8,
+    play: |variant| {
+        let from_survivor = variant % 2 == 0;
+        let durability = [Durability::Memory, Durability::Fsync][variant as usize / 4];
+        let mut stage = Stage::settled(Options { durability, ..quiet() })?;
+        stage.ask_anew(1, set("kept", None));
+        stage.pass(200 * MILLI)?;
+        for node in [1, 2].map(NodeId) {
+            stage.world.crash(node, Loss::Everything);
+        }
+        stage.pass(variant % 4 * 100 * MILLI)?;
+        for node in [1, 2].map(NodeId) {
+            stage.world.boot(node);
+        }
+        stage.pass(5 * SECOND)?;
+        if [1, 2, 3].iter().any(|&node| stage.leads(node)) {
+            return Err("the shard goes on though a majority of it is lost".into());
+        }
+        let chosen = if from_survivor { 3 } else { 2 };
+        if !from_survivor {
+            stage.block(&[3], &[1, 2]);
+            stage.block(&[1, 2], &[3]);
+        }
+        stage.world.checkers.forget();
+        let command = AdminCommand::Recover { shard: SHARD };
+        stage.world.mail(at(chosen), None, Mail::Admin(command));
+        stage.pass(2 * SECOND)?;
+        let met = [1, 2, 3].iter().any(|&node| stage.leads(node));
+        stage.world.heal();
+        stage.pass(10 * SECOND)?;
+        let roles = [1, 2, 3].map(|node| stage.role(node));
+        let [follower, leader] = [Some(Role::Follower), Some(Role::Leader)];
+        if roles != [leader, follower, follower] {
+            return Err(format!("after the recovery the shard is not whole: {roles:?}"));
+        }
+        let keys = [1, 2, 3].map(|node| stage.status(node).map(|status| status.keys));
+        let expected = Some(u64::from(from_survivor));
+        if keys != [expected; 3] {
+            return Err(format!("the replicas hold {keys:?} keys, and not {expected:?}"));
+        }
+        if durability == Durability::Fsync {
+            for node in [1, 2, 3].map(NodeId) {
+                stage.world.crash(node, Loss::Memory);
+            }
+            stage.pass(100 * MILLI)?;
+            for node in [1, 2, 3].map(NodeId) {
+                stage.world.boot(node);
+            }
+            stage.pass(5 * SECOND)?;
+            let keys = [1, 2, 3].map(|node| stage.status(node).map(|status| status.keys));
+            if keys != [expected; 3] || !stage.leads(1) {
+                return Err(format!("after a power loss the replicas hold {keys:?} keys"));
+            }
+        }
+        let before = stage.world.workload.len();
+        stage.ask_anew(1, set("new", None));
+        stage.pass(SECOND)?;
+        match stage.world.workload.is_waiting() || stage.world.workload.len() != before + 1 {
+            true => Err("the shard does not serve".into()),
+            false => Ok(met),
+        }
+    },
+};
+
 /// Reads one after the other for two seconds, with a pause between them, at a leader that reads by
 /// its lease. Returns how many it has read so, and the rounds that took.
 fn read_by_lease(pause: u64) -> Result<(u64, u64), String> {
@@ -757,6 +825,11 @@ fn a_leader_elected_again_expires_nothing_early() {
 #[test]
 fn a_leader_that_once_proposed_in_vain_serves_again() {
     hold(PROPOSED_IN_VAIN);
+}
+
+#[test]
+fn a_shard_that_lost_its_majority_stands_still_until_the_operator_lets_it_go_on() {
+    hold(MAJORITY_LOST);
 }
 
 #[test]
