@@ -69,4 +69,101 @@ mod tests {
             assert_eq!(class, status.class(), "{status:?}");
         }
     }
+
+    const PAGE: &str = include_str!("../../docs/protocol.md");
+
+    /// The cells of the rows of the page's table whose head begins with these cells.
+    fn table(head: &str) -> Vec<Vec<&'static str>> {
+        let mut lines = PAGE.lines().skip_while(|line| !line.starts_with(head));
+        assert!(lines.next().is_some(), "there is no table {head}");
+        let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+    }
+
+    /// The words between backticks.
+    fn names(cell: &str) -> impl Iterator<Item = &str> {
+        cell.split('`').skip(1).step_by(2)
+    }
+
+    fn status(name: &str) -> Status {
+        let found = Status::ALL.iter().find(|status| format!("{status:?}") == name);
+        *found.unwrap_or_else(|| panic!("the page names {name}, which is no outcome"))
+    }
+
+    #[test]
+    fn the_page_has_every_outcome_once_and_no_other() {
+        let rows = table("| outcome | class |");
+        let listed: Vec<_> = rows.iter().flat_map(|row| names(row[0])).map(status).collect();
+        assert_eq!(listed, Status::ALL);
+    }
+
+    #[test]
+    fn every_failure_has_a_path_that_leads_to_it_and_no_read_is_unknown() {
+        let mut writes = Vec::new();
+        let mut reads = Vec::new();
+        for row in table("| the request is | and then |") {
+            assert_eq!(row.len(), 4, "{row:?}");
+            writes.extend(names(row[2]).map(status));
+            reads.extend(names(row[3]).map(status));
+        }
+        for &status in reads.iter().chain(&writes) {
+            assert_ne!(status.class(), Class::Done, "{status:?} is no failure");
+        }
+        assert!(reads.iter().all(|status| status.class() == Class::NotDone), "{reads:?}");
+        for &status in Status::ALL.iter().filter(|status| status.class() != Class::Done) {
+            let is_led_to = writes.contains(&status) || reads.contains(&status);
+            // Origins take what does not lead to whoever does, and tell no client.
+            assert_eq!(is_led_to, status != Status::NotLeader, "{status:?}");
+        }
+    }
+
+    /// The codes of the errors in the sources of sessions and commands: capitals and a blank, at the
+    /// start of a literal that becomes an error.
+    fn codes_in_sources() -> std::collections::BTreeSet<String> {
+        let mut codes = std::collections::BTreeSet::new();
+        for folder in ["src/commands", "src/session"] {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+                for start in ["error(\"", "format!(\"", ": &str = \"", "=> \""] {
+                    for rest in text.split(start).skip(1) {
+                        let word = rest.split(' ').next().unwrap_or_default();
+                        let is_code =
+                            word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase());
+                        codes.extend(is_code.then(|| word.to_owned()));
+                    }
+                }
+            }
+        }
+        codes
+    }
+
+    #[test]
+    fn the_page_has_every_code_with_the_class_that_clients_take_it_for() {
+        let mut listed = std::collections::BTreeSet::new();
+        for row in table("| code | class | when |") {
+            let code = names(row[0]).next().expect("a code");
+            listed.insert(code.to_owned());
+            let reply = match code {
+                "MOVED" => "-MOVED 1 127.0.0.1:7401\r\n".to_owned(),
+                code => format!("-{code} words\r\n"),
+            };
+            let class = match client::Protocol::Resp.decode(reply.as_bytes()) {
+                Ok(client::Decoded::Answer { answer: client::Answer::Redirect(_), .. }) => {
+                    "not done"
+                }
+                Ok(client::Decoded::Answer {
+                    answer: client::Answer::Refused(refusal), ..
+                }) => match refusal.class {
+                    client::Class::NotDone if code == "ERR" => "done",
+                    client::Class::NotDone => "not done",
+                    client::Class::Unknown => "unknown",
+                },
+                other => panic!("{code}: {other:?}"),
+            };
+            assert_eq!(row[1], class, "{code}");
+        }
+        assert_eq!(codes_in_sources(), listed);
+    }
 }
