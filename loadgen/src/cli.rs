@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use client::Address;
+use client::{Address, ReadFrom};
 
 use crate::arrivals::Arrivals;
 use crate::keys::Distribution;
@@ -73,6 +73,9 @@ pub struct Cli {
     /// Reads to writes, for instance 9:1; another way to say --reads.
     #[arg(long, value_name = "READ:WRITE", value_parser = parse_ratio)]
     pub ratio: Option<f64>,
+    /// Who may answer reads: leaders, any replica as fresh as its leader, or any replica as it is.
+    #[arg(long, value_name = "NAME", default_value = "leader")]
+    pub read_from: ReadFromName,
     /// Part of the writes that carry a time to live.
     #[arg(long, value_name = "0..1", requires = "ttl")]
     pub ttl_share: Option<f64>,
@@ -111,6 +114,17 @@ pub enum ProtocolName {
     Resp,
     /// RESP2, each key sent to the server that leads it.
     RespCluster,
+}
+
+/// Who may answer reads, on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReadFromName {
+    /// The leader of the key's shard.
+    Leader,
+    /// Any replica; it asks the leader how far it must have come.
+    Replica,
+    /// Any replica, as it is.
+    Stale,
 }
 
 /// The arrivals on the command line.
@@ -166,6 +180,11 @@ impl Cli {
             key_prefix: self.key_prefix.clone(),
             distribution: self.distribution,
             value_size: self.value_size,
+            read_from: match self.read_from {
+                ReadFromName::Leader => ReadFrom::Leader,
+                ReadFromName::Replica => ReadFrom::Replica,
+                ReadFromName::Stale => ReadFrom::Stale,
+            },
             read_share: self.reads.or(self.ratio).unwrap_or(defaults.read_share),
             time_to_live: self
                 .ttl

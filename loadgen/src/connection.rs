@@ -28,6 +28,8 @@ pub enum Purpose {
     Operation(Kind),
     /// ASKING, ahead of a redirected operation.
     Asking,
+    /// What a connection says first.
+    Greeting,
     /// CLUSTER SLOTS.
     Map,
 }
@@ -88,6 +90,8 @@ pub struct Connection {
     pub listed: bool,
     /// Whether it is noted as having something to send.
     pub dirty: bool,
+    /// What it says first, each time it is made.
+    greeting: Option<&'static [u8]>,
     stream: Option<TcpStream>,
     output: Vec<u8>,
     sent: usize,
@@ -98,8 +102,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection to be opened.
-    pub fn new(endpoint: usize) -> Connection {
+    /// A connection to be opened, which says `greeting` first.
+    pub fn new(endpoint: usize, greeting: Option<&'static [u8]>) -> Connection {
         Connection {
             endpoint,
             state: State::Closed { retry_at_ns: 0 },
@@ -108,6 +112,7 @@ impl Connection {
             excused_until_ns: 0,
             listed: false,
             dirty: false,
+            greeting,
             stream: None,
             output: Vec::new(),
             sent: 0,
@@ -150,6 +155,9 @@ impl Connection {
         self.attempts = 0;
         self.progress_ns = now_ns;
         self.excused_until_ns = now_ns;
+        if let Some(greeting) = self.greeting {
+            self.push_encoded(greeting, Purpose::Greeting, now_ns);
+        }
         Ok(true)
     }
 

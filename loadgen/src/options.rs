@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use client::{Address, Protocol};
+use client::{Address, Protocol, ReadFrom};
 
 use crate::arrivals::Arrivals;
 use crate::keys::Distribution;
@@ -114,6 +114,8 @@ pub struct Options {
     pub value_size: ValueSize,
     /// Which part of the requests reads, in 0 to 1.
     pub read_share: f64,
+    /// Who may answer reads. In cluster mode they are spread over all who may.
+    pub read_from: ReadFrom,
     /// Which writes expire; without it none.
     pub time_to_live: Option<TimeToLive>,
     /// Whether every key is written once before the run.
@@ -149,6 +151,7 @@ impl Options {
             distribution: Distribution::Uniform,
             value_size: ValueSize { min: 64, max: 64 },
             read_share: 0.9,
+            read_from: ReadFrom::Leader,
             time_to_live: None,
             prefill: false,
             verify: false,

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use client::{Address, Client, ClusterMap, Protocol, ReadFrom, Routing, fetch_map};
+use client::{Address, Client, ClusterMap, Protocol, Routing, fetch_map};
 
 use crate::options::{Mode, Options};
 use crate::record::{Interval, Phase};
@@ -107,7 +107,7 @@ fn probe(options: &Options) -> Result<Option<ClusterMap>, Error> {
     if options.mode == Mode::RespCluster {
         let mut turn = options.addresses.len() - 1;
         let map =
-            fetch_map(&options.addresses, &mut turn, ReadFrom::Leader, Instant::now() + PROBE_MAX);
+            fetch_map(&options.addresses, &mut turn, options.read_from, Instant::now() + PROBE_MAX);
         return map.map(Some).map_err(|error| match error {
             client::Error::Connect { address, source } => Error::Connect { address, source },
             other => Error::Protocol(format!("no cluster map: {other}")),

@@ -71,6 +71,18 @@ impl Template {
         Template { head, digits_at, tail: tail.as_bytes().to_vec() }
     }
 
+    /// A read, with the frame extras that say who may answer it.
+    fn binary_read(frame_extras: &[u8], prefix: &[u8]) -> Template {
+        let mut template = Template::binary(GET_OPCODE, frame_extras, prefix);
+        if !frame_extras.is_empty() {
+            // In this framing two bytes tell the lengths of frame extras and key.
+            template.head[0] = proto::memcached::FLEXIBLE_REQUEST_MAGIC;
+            template.head[2] = frame_extras.len() as u8;
+            template.head[4] = 0;
+        }
+        template
+    }
+
     fn binary(opcode: u8, extras: &[u8], prefix: &[u8]) -> Template {
         let key_bytes = prefix.len() + KEY_DIGITS;
         let mut head = vec![0; HEADER_BYTES];
@@ -113,7 +125,7 @@ impl Workload {
                 let write = Template::binary(SET_OPCODE, &extras, prefix);
                 extras[4..].copy_from_slice(&seconds.to_be_bytes());
                 (
-                    Template::binary(GET_OPCODE, &[], prefix),
+                    Template::binary_read(options.read_from.frame_extras(), prefix),
                     write,
                     Template::binary(SET_OPCODE, &extras, prefix),
                 )
@@ -301,6 +313,21 @@ mod tests {
                     assert_eq!(String::from_utf8_lossy(&encoded), expected);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn binary_reads_say_who_may_answer_as_the_client_does() {
+        for read_from in [client::ReadFrom::Replica, client::ReadFrom::Stale] {
+            let workload = Workload::new(&Options { read_from, ..options(Mode::Binary) });
+            let name = format!("{}{:0KEY_DIGITS$}", options(Mode::Binary).key_prefix, 7);
+            let command = Command::Get { key: name.as_bytes() };
+            let (mut expected, mut encoded) = (Vec::new(), Vec::new());
+            client::Protocol::Binary
+                .encode(&command, read_from, 9, &mut expected)
+                .expect("an encoding");
+            workload.encode(7, Kind::Read, 9, &mut encoded);
+            assert_eq!(encoded, expected);
         }
     }
 

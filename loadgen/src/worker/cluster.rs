@@ -59,7 +59,9 @@ impl Worker {
     fn route(&mut self, flight: Flight, now_ns: u64) -> bool {
         let slot = self.sink.workload.slot(flight.key);
         let Some(routes) = &mut self.routes else { return false };
-        match routes.owner(slot) {
+        let is_read = matches!(flight.purpose, Purpose::Operation(kind) if kind.is_read());
+        let server = if is_read { routes.reader(slot) } else { routes.owner(slot) };
+        match server {
             Some(endpoint) => self.give(flight, endpoint, now_ns),
             None => {
                 if routes.homeless.is_empty() {

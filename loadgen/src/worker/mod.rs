@@ -179,7 +179,7 @@ impl Worker {
         let poll = Poll::new().map_err(Error::System)?;
         let timer = Timer::new(poll.registry(), TIMER).map_err(Error::System)?;
         let mut endpoints = Vec::new();
-        let routes = map.map(|map| Routes::new(map, &mut endpoints));
+        let routes = map.map(|map| Routes::new(map, options.read_from, &mut endpoints));
         if routes.is_none() {
             for address in &options.addresses {
                 let endpoint = Endpoint::new(address.clone())
@@ -261,7 +261,9 @@ impl Worker {
 
     fn add_connection(&mut self, endpoint: usize) {
         self.endpoints[endpoint].connections.push(self.connections.len());
-        self.connections.push(Connection::new(endpoint));
+        let is_resp = self.options.mode.protocol() == client::Protocol::Resp;
+        let greeting = self.options.read_from.greeting().filter(|_| is_resp);
+        self.connections.push(Connection::new(endpoint, greeting));
     }
 
     /// Connects. Without a cluster every connection must succeed, so that a typing error in an
@@ -295,7 +297,10 @@ impl Worker {
                         continue;
                     }
                     Ok(false) => Err(std::io::ErrorKind::TimedOut.into()),
-                    Ok(true) => Ok(()),
+                    Ok(true) => {
+                        self.mark_dirty(index);
+                        Ok(())
+                    }
                     Err(error) => Err(error),
                 };
                 if let Err(source) = outcome {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
-use client::{Address, ClusterMap};
+use client::{Address, ClusterMap, ReadFrom};
 
 use crate::connection::Flight;
 
@@ -33,7 +33,7 @@ pub(super) struct Endpoint {
     pub parked: VecDeque<Flight>,
     /// Since when the oldest of them waits.
     pub parked_since_ns: u64,
-    /// Whether it leads any slot.
+    /// Whether it serves any slot, as its leader or to readers.
     pub leads: bool,
 }
 
@@ -71,6 +71,11 @@ impl Endpoint {
 #[derive(Debug)]
 pub(super) struct Routes {
     owner_of_slot: Vec<u16>,
+    /// All who may answer reads of a slot, where that is not the owner alone.
+    readers_of_slot: Vec<Vec<u16>>,
+    read_from: ReadFrom,
+    /// Which of them is next.
+    reader_turn: usize,
     /// Requests for slots without an owner.
     pub homeless: VecDeque<Flight>,
     /// Since when the oldest of them waits.
@@ -84,11 +89,15 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Routes by this map. Servers that are new are added to `endpoints`.
-    pub fn new(map: &ClusterMap, endpoints: &mut Vec<Endpoint>) -> Routes {
+    /// Routes by this map; reads go to whoever `read_from` lets answer. Servers that are new are
+    /// added to `endpoints`.
+    pub fn new(map: &ClusterMap, read_from: ReadFrom, endpoints: &mut Vec<Endpoint>) -> Routes {
         let slots = usize::from(proto::slot::SLOTS);
         let mut routes = Routes {
             owner_of_slot: vec![NOBODY; slots],
+            readers_of_slot: Vec::new(),
+            read_from,
+            reader_turn: 0,
             homeless: VecDeque::new(),
             homeless_since_ns: 0,
             map_wanted: false,
@@ -102,8 +111,13 @@ impl Routes {
     /// Takes over a newer map.
     pub fn apply(&mut self, map: &ClusterMap, endpoints: &mut Vec<Endpoint>) {
         endpoints.iter_mut().for_each(|endpoint| endpoint.leads = false);
-        // Only leaders are resolved and connected to.
+        // Only who serves something is resolved and connected to.
         let mut endpoint_of_server = vec![None; map.servers().len()];
+        if self.read_from != ReadFrom::Leader {
+            self.readers_of_slot = (0..proto::slot::SLOTS)
+                .map(|slot| readers(map, slot, &mut endpoint_of_server, endpoints))
+                .collect();
+        }
         for (slot, owner) in (0u16..).zip(self.owner_of_slot.iter_mut()) {
             *owner = NOBODY;
             let Some(server) = map.leader(slot).map(usize::from) else { continue };
@@ -127,6 +141,19 @@ impl Routes {
         (owner != NOBODY).then_some(usize::from(owner))
     }
 
+    /// The server for the next read of the slot, as an index of an endpoint: all who may answer
+    /// take turns.
+    #[inline]
+    pub fn reader(&mut self, slot: u16) -> Option<usize> {
+        let Some(readers) = self.readers_of_slot.get(usize::from(slot)) else {
+            return self.owner(slot);
+        };
+        self.reader_turn = self.reader_turn.wrapping_add(1);
+        let place = self.reader_turn.checked_rem(readers.len());
+        let reader = place.and_then(|place| readers.get(place));
+        reader.map(|reader| usize::from(*reader)).or_else(|| self.owner(slot))
+    }
+
     /// Notes that a slot has another owner (MOVED).
     pub fn moved(&mut self, slot: u16, endpoint: u16) {
         if let Some(owner) = self.owner_of_slot.get_mut(usize::from(slot)) {
@@ -134,6 +161,27 @@ impl Routes {
         }
         self.map_wanted = true;
     }
+}
+
+/// All holders of a slot, as indices of endpoints.
+fn readers(
+    map: &ClusterMap,
+    slot: u16,
+    endpoint_of_server: &mut [Option<Option<u16>>],
+    endpoints: &mut Vec<Endpoint>,
+) -> Vec<u16> {
+    let mut readers = Vec::new();
+    for server in map.holders(slot).iter().map(|server| usize::from(*server)) {
+        let Some(known) = endpoint_of_server.get_mut(server) else { continue };
+        let index = *known.get_or_insert_with(|| {
+            map.servers().get(server).and_then(|address| find_or_add(address, endpoints))
+        });
+        readers.extend(index);
+        if let Some(endpoint) = index.and_then(|index| endpoints.get_mut(usize::from(index))) {
+            endpoint.leads = true;
+        }
+    }
+    readers
 }
 
 /// The endpoint with this address; none if there are too many or the host is not known.
@@ -163,7 +211,7 @@ mod tests {
         let first = map(b"*2\r\n*3\r\n:0\r\n:99\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n\
             *3\r\n:100\r\n:199\r\n*2\r\n$9\r\n127.0.0.2\r\n:1\r\n");
         let mut endpoints = Vec::new();
-        let mut routes = Routes::new(&first, &mut endpoints);
+        let mut routes = Routes::new(&first, ReadFrom::Leader, &mut endpoints);
         assert_eq!(
             (routes.owner(0), routes.owner(100), routes.owner(200)),
             (Some(0), Some(1), None)
@@ -176,5 +224,21 @@ mod tests {
         assert_eq!(leads, [false, true], "followers are not connected to");
         routes.moved(7, 0);
         assert_eq!((routes.owner(7), routes.map_wanted), (Some(0), true));
+    }
+
+    #[test]
+    fn reads_take_turns_over_all_holders_where_replicas_may_answer() {
+        let map = map(b"*1\r\n*4\r\n:0\r\n:199\r\n*2\r\n$9\r\n127.0.0.2\r\n:1\r\n\
+            *2\r\n$9\r\n127.0.0.3\r\n:1\r\n");
+        for (read_from, expected) in [
+            (ReadFrom::Leader, [0, 0, 0, 0]),
+            (ReadFrom::Replica, [1, 0, 1, 0]),
+            (ReadFrom::Stale, [1, 0, 1, 0]),
+        ] {
+            let mut endpoints = Vec::new();
+            let mut routes = Routes::new(&map, read_from, &mut endpoints);
+            assert_eq!([(); 4].map(|()| routes.reader(7)), expected.map(Some));
+            assert_eq!((routes.owner(7), routes.reader(200)), (Some(0), None));
+        }
     }
 }

@@ -61,7 +61,7 @@ impl Sink {
     pub fn answer(&mut self, flight: Flight, answer: Answer<'_>, now_ns: u64) {
         let kind = match flight.purpose {
             Purpose::Operation(kind) => kind,
-            Purpose::Asking => return,
+            Purpose::Asking | Purpose::Greeting => return,
             Purpose::Map => {
                 if let Answer::Aggregate(reply) = answer {
                     self.map_reply = Some(reply.to_vec());
