@@ -461,7 +461,9 @@ impl Router {
         let term = route.view.term;
         if route.view.leader == Some(from.node) && theirs.leader != Some(from.node) {
             route.view.leader = None;
-            let is_unaware = theirs.term < term;
+            // A candidate may have won since it said so; who has left office in this very term says
+            // the same, and is asked in vain once per tick.
+            let is_unaware = theirs.term < term || theirs == LeaderView { term, leader: None };
             route.denied = Some(Denied { term, leader: from.node, is_unaware });
         }
     }
@@ -556,6 +558,35 @@ impl Router {
                 }
                 waits_on
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::CoreIndex;
+
+    const SHARD: ShardId = ShardId(0);
+
+    fn at(node: u16) -> Address {
+        Address { node: NodeId(node), core: CoreIndex(0) }
+    }
+
+    fn view(term: u64, leader: Option<u16>) -> LeaderView {
+        LeaderView { term: Term(term), leader: leader.map(NodeId) }
+    }
+
+    #[test]
+    fn a_leader_that_did_not_know_of_its_office_is_asked_again() {
+        // What it said was older than its election: of a former term, or as a candidate of this.
+        for theirs in [view(3, None), view(3, Some(2)), view(4, None)] {
+            let mut router = Router::new(at(9), 1, 1 << 20, 0);
+            assert!(router.observe(SHARD, view(4, Some(1))));
+            router.disbelieve(SHARD, at(1), theirs);
+            assert_eq!(router.view(SHARD), view(4, None), "not at once");
+            router.tick();
+            assert_eq!(router.view(SHARD), view(4, Some(1)), "after {theirs:?}");
         }
     }
 }
