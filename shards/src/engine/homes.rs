@@ -1,8 +1,8 @@
 //! The homes of shards on a core: who lives there, and how a replica comes to be a member.
 //!
 //! A home holds an outsider, which has nothing and asks around, or a replica. `formation.rs`
-//! decides what an outsider says and when it becomes a replica; here its messages are sent, behind what
-//! the log must have first, and the replica is put in its place.
+//! decides what an outsider says and when it becomes a replica; here its messages are sent, behind
+//! what the log must have first, and the replica is put in its place.
 
 use super::formation::{Outsider, Verdict};
 use super::frames::Message;

@@ -2,7 +2,8 @@
 //!
 //! A client's own operations on a key follow one another. Its versions of the key never go back,
 //! it reads what it wrote or something later, and no answer belongs to another question. This
-//! takes one pass over histories of any length. It sees less than the search does, and sees it everywhere.
+//! takes one pass over histories of any length. It sees less than the search does, and sees it
+//! everywhere.
 
 use std::collections::BTreeMap;
 
