@@ -119,8 +119,9 @@ pub enum AdminCommand {
         /// The new leader.
         to: NodeId,
     },
-    /// Let a shard whose majority is lost for good go on from this core's replica, or anew and empty
-    /// where that has nothing. What only the others had is lost. Refused while a leader is known.
+    /// Let a shard whose majority is lost for good go on from this core's replica, or anew and
+    /// empty where that has nothing. What only the others had is lost. Refused while a leader is
+    /// known.
     Recover {
         /// Which shard.
         shard: ShardId,

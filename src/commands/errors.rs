@@ -117,8 +117,8 @@ mod tests {
         }
     }
 
-    /// The codes of the errors in the sources of sessions and commands: capitals and a blank, at the
-    /// start of a literal that becomes an error.
+    /// The codes of the errors in the sources of sessions and commands: capitals and a blank, at
+    /// the start of a literal that becomes an error.
     fn codes_in_sources() -> std::collections::BTreeSet<String> {
         let mut codes = std::collections::BTreeSet::new();
         for folder in ["src/commands", "src/session"] {
