@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use history::Outcome;
-use history::register::{Condition, Input, Status, UNTOLD};
+use history::register::{Condition, Input, Output, Status, UNTOLD};
+use history::{Effect, Outcome, Session};
 
 use crate::cluster::{ANY_CORE_PORT, CORE_PORT, Cluster, pause};
 use crate::connection::{Answer, Connection, Protocol};
@@ -115,6 +115,7 @@ pub fn start(record: &Arc<Record>, directory: &Directory, seed: u64) -> Vec<Join
             address: directory.socket(profile.home, profile.port),
             connection: None,
             random: Random::stream(seed, &format!("client {number}")),
+            session: Session::default(),
         };
         std::thread::spawn(move || client.run())
     };
@@ -130,6 +131,7 @@ struct Client {
     address: SocketAddr,
     connection: Option<Connection>,
     random: Random,
+    session: Session,
 }
 
 impl Client {
@@ -180,6 +182,23 @@ impl Client {
         self.address = self.directory.socket(node, self.profile.port);
     }
 
+    /// Whatever node answers, this client never sees a key go back.
+    fn check_session(&mut self, key: &Key, input: &Input, output: &Output) {
+        let version = output.version;
+        if version == 0 || version == UNTOLD {
+            return;
+        }
+        let effect = match !input.is_read() && output.status == Status::Ok {
+            true => Effect::Wrote,
+            false => Effect::Read,
+        };
+        let seen = self.session.answered(key.name.as_bytes(), effect, version);
+        if let Err(violation) = seen {
+            let (number, name) = (self.number, &key.name);
+            self.record.fail(format!("client {number}: {input:?} on {name}: {violation:?}"));
+        }
+    }
+
     /// Asks, follows redirections, and records. Says whether the key has seen enough.
     fn perform(&mut self, key: &Key, input: Input) -> bool {
         for _ in 0..=REDIRECTIONS_MAX {
@@ -195,6 +214,7 @@ impl Client {
                         .then_some(output.version)
                         .filter(|version| *version != UNTOLD);
                     self.record.acknowledge(key.shard, called, at, version);
+                    self.check_session(key, &input, &output);
                     let outcome = Outcome::Returned { at, output };
                     return key.record(seen(input, called, outcome));
                 }

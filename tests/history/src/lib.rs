@@ -20,7 +20,7 @@ mod sessions;
 
 pub use order::{Misordered, Stamped, versions_follow_time};
 pub use search::{Violation, check};
-pub use sessions::{Answered, SessionViolation, sessions_hold};
+pub use sessions::{Effect, Session, SessionViolation};
 
 use std::hash::Hash;
 
