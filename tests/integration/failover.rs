@@ -222,7 +222,8 @@ fn kill_9_under_load(durability: &'static str) {
     }
     let (median, worst) = median_and_worst(&mut windows);
     println!(
-        "{durability}: longest wait of a writer, {trials} trials: median {median} ms, worst {worst} ms"
+        "{durability}: longest wait of a writer, {trials} trials: median {median} ms, worst \
+         {worst} ms"
     );
     let count = by_shard.len();
     let (median, worst) = median_and_worst(&mut by_shard);

@@ -145,8 +145,8 @@ fn roll(durability: &'static str) {
     let longest = seen.iter().map(|seen| seen.longest_wait).max().unwrap_or_default();
     let (goodbyes, redirections) = (sum(|seen| seen.goodbyes), sum(|seen| seen.redirections));
     println!(
-        "{durability}: {rounds} rolling restarts: {} increments, each done once; {goodbyes} goodbyes, \
-         {redirections} redirections, no error; longest wait {} ms",
+        "{durability}: {rounds} rolling restarts: {} increments, each done once; {goodbyes} \
+         goodbyes, {redirections} redirections, no error; longest wait {} ms",
         sum(|seen| seen.increments),
         longest.as_millis()
     );
