@@ -21,9 +21,8 @@ use shards::ids::{Address, Index, NodeId, ShardId, Term};
 
 /// Bytes that the clients of a seed together can have asked for, somewhat generously.
 const ASKED_BYTES_MAX: usize = 4 << 20;
-/// Bytes of the tails of a core's logs: a few mebibytes per shard before they are cut, of which the
-/// short runs of the simulator fill little.
-const LOG_BYTES_MAX: usize = 16 << 20;
+/// Bytes of the tails of a core's logs: some mebibytes per shard before they are cut.
+const LOG_BYTES_MAX: usize = 64 << 20;
 /// Bytes of records that wait for the disk.
 const UNWRITTEN_BYTES_MAX: usize = 8 << 20;
 /// Rounds of reads that raft-rs keeps: one is under way per shard, and its repetitions.

@@ -326,6 +326,12 @@ impl World {
         for at in self.checkers.failed_disks.clone() {
             self.crash(at.node, Loss::Memory);
         }
+        if self.has_disks() {
+            // Who was asked to stop does so now, and comes back.
+            for node in self.draining.clone() {
+                self.crash(node, Loss::Memory);
+            }
+        }
         self.release_disks();
         self.thaw();
         for node in nodes {

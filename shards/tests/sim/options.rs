@@ -171,11 +171,14 @@ impl Options {
         let think_time = think_time
             .max((2 * single_clients + 3 * pipelining_clients) * faults_last / requests / 2);
         let keys_per_shard = random.between(2, 6) * if keys == Keys::Evicted { 3 } else { 1 };
+        let padding_max = *random.pick(&[0, 0, 20, 300]);
         let mut more = Random::stream(seed, "more options");
         let reads = *more.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::Quorum]);
         // Beyond the bound only reads by quorum are promised to be right.
         let drift_max_ppm =
             *more.pick(&[0, 0, 100, 10_000, LEASE_DRIFT_MAX_PPM, 6 * LEASE_DRIFT_MAX_PPM]);
+        // So much that logs are cut, and who was away needs a snapshot.
+        let is_bulky = keys != Keys::Evicted && more.chance(25);
         Options {
             seed,
             cores,
@@ -207,7 +210,7 @@ impl Options {
             read_share: *random.pick(&[200, 500, 800]),
             // From a stream of its own, so that older seeds play the same faults.
             replica_read_share: *Random::stream(seed, "replica reads").pick(&[0, 500, 1_000]),
-            padding_max: *random.pick(&[0, 0, 20, 300]),
+            padding_max: if is_bulky { 20_000 } else { padding_max },
         }
     }
 

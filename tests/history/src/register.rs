@@ -166,10 +166,13 @@ impl<'a> Traces<'a> {
     fn of(operations: &'a [Operation<Input, Output>]) -> Self {
         let mut traces =
             Traces { beginnings: HashSet::new(), lengths: HashSet::new(), numbers: HashSet::new() };
+        // Only appends lead from one value to a longer one.
+        let grows = operations.iter().any(|other| matches!(other.input, Input::Append(_)));
         for operation in operations {
             let Some(output) = operation.output() else { continue };
             let value = output.value.as_deref().unwrap_or_default();
-            traces.beginnings.extend((1..=value.len()).map(|length| &value[..length]));
+            let shortest = if grows { 1 } else { value.len().max(1) };
+            traces.beginnings.extend((shortest..=value.len()).map(|length| &value[..length]));
             match &operation.input {
                 Input::Append(tail) if output.status == Status::Ok => {
                     traces.lengths.insert(output.number.wrapping_sub(tail.len() as u64));
