@@ -136,12 +136,13 @@ fn power_loss_of_all_nodes_keeps_every_acknowledged_write() {
 #[test]
 fn a_node_without_its_disk_is_filled_by_the_others() {
     let mut cluster = Cluster::start(shape());
-    let keys = write_until(&mut cluster, "wiped", 1_000, |cluster| cluster.kill(2));
+    let mut keys = write_until(&mut cluster, "wiped", 1_000, |cluster| cluster.kill(2));
     std::fs::remove_dir_all(cluster.data_path(2)).expect("the data directory");
     cluster.start_node(2);
     cluster.wait_until_ready();
-    // It counts for a majority again, with its disk.
-    kill_all(&mut cluster);
+    // It counts for a majority again, with its disk. That it does so everybody knows for certain
+    // when they have stored something after it did.
+    keys.extend(write_until(&mut cluster, "filled", 1_000, kill_all));
     cluster.start_node(1);
     cluster.start_node(2);
     cluster.wait("two nodes serve everything", DEADLINE, || {
