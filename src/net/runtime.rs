@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,18 @@ const IO_MEMORY_BYTES: usize = 256 << 10;
 /// How long tasks may run until the executor looks at sockets and timers again. One tick must not
 /// wait for a whole queue of busy connections.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long an executor may sleep. Where its preemption timer rings before it has run the first
+/// task of a round, as happens when the kernel takes the CPU away at that point, it takes the round
+/// for an idle one and sleeps although tasks could run. What else wakes it comes when it comes; at
+/// the start of a core, with no timer set, that is never.
+const SLEEP_INTERVAL_MAX: Duration = Duration::from_millis(10);
+
+/// How long a new executor may take to run its main task; one that has not by then sleeps for the
+/// reason above, before anything could set a timer, and is left alone.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(1);
+/// How many executors are tried.
+const BEGIN_ATTEMPTS_MAX: u32 = 5;
 
 /// How a core's executor runs.
 #[derive(Clone, Debug)]
@@ -61,7 +74,7 @@ impl<T> From<GlommioError<T>> for ExecutorError {
 
 /// The thread of a started executor.
 #[derive(Debug)]
-pub struct ExecutorThread<T: Send + 'static>(glommio::ExecutorJoinHandle<T>);
+pub struct ExecutorThread<T: Send + 'static>(glommio::ExecutorJoinHandle<Option<T>>);
 
 impl<T: Send + 'static> ExecutorThread<T> {
     /// Waits for its main task to end.
@@ -69,7 +82,8 @@ impl<T: Send + 'static> ExecutorThread<T> {
     /// # Errors
     /// If the executor never ran, or its thread panicked.
     pub fn join(self) -> Result<T, ExecutorError> {
-        self.0.join().map_err(ExecutorError::from)
+        let output = self.0.join().map_err(ExecutorError::from)?;
+        output.ok_or_else(|| ExecutorError::Failed("it had nothing to run".to_owned()))
     }
 }
 
@@ -88,13 +102,55 @@ where
     T: Send + 'static,
 {
     let placement = settings.cpu.map_or(Placement::Unbound, Placement::Fixed);
-    let handle = LocalExecutorBuilder::new(placement)
-        .name(&settings.name)
-        .io_memory(IO_MEMORY_BYTES)
-        .preempt_timer(POLL_INTERVAL)
-        .spin_before_park(settings.spin)
-        .spawn(main)?;
-    Ok(ExecutorThread(handle))
+    let main = Arc::new(Mutex::new(Some(main)));
+    let mut attempt = 1;
+    loop {
+        let (begins, begun) = flume::bounded::<()>(1);
+        let offered = main.clone();
+        let handle = LocalExecutorBuilder::new(placement.clone())
+            .name(&settings.name)
+            .io_memory(IO_MEMORY_BYTES)
+            .preempt_timer(POLL_INTERVAL)
+            .spin_before_park(settings.spin)
+            .spawn(move || async move {
+                let main = take(&offered)?;
+                drop(begins);
+                Some(stay_awake(main()).await)
+            })?;
+        let waited = begun.recv_timeout(BEGIN_DEADLINE);
+        // One that sleeps has not taken what it should run; when it wakes up, there is nothing.
+        let sleeps = waited == Err(flume::RecvTimeoutError::Timeout) && is_left(&main);
+        if !sleeps || attempt == BEGIN_ATTEMPTS_MAX {
+            return Ok(ExecutorThread(handle));
+        }
+        tracing::warn!(executor = settings.name, attempt, "it fell asleep at its start; again");
+        attempt += 1;
+    }
+}
+
+fn take<M>(offered: &Mutex<Option<M>>) -> Option<M> {
+    offered.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+}
+
+fn is_left<M>(offered: &Mutex<Option<M>>) -> bool {
+    offered.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some()
+}
+
+/// Runs `main`, and sees to it that the executor never sleeps for longer than
+/// [`SLEEP_INTERVAL_MAX`].
+async fn stay_awake<F: Future>(main: F) -> F::Output {
+    let mut main = pin!(main);
+    let mut alarm = Alarm::new(SLEEP_INTERVAL_MAX);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(output) = main.as_mut().poll(context) {
+            return Poll::Ready(output);
+        }
+        while alarm.poll(context).is_ready() {
+            alarm.set(SLEEP_INTERVAL_MAX);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Starts a task of this executor, which runs until it ends by itself. It first runs once the
