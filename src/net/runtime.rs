@@ -11,13 +11,15 @@ use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use glommio::io::PollableFd;
 use glommio::timer::Timer;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+
+use super::interrupts::Interrupts;
 
 /// Memory an executor registers for file IO, in bytes. Locked memory is scarce (often 8 MiB for
 /// all processes of a user) and sockets use none of it.
@@ -27,17 +29,11 @@ const IO_MEMORY_BYTES: usize = 256 << 10;
 /// wait for a whole queue of busy connections.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long an executor may sleep. Where its preemption timer rings before it has run the first
-/// task of a round, as happens when the kernel takes the CPU away at that point, it takes the round
-/// for an idle one and sleeps although tasks could run. What else wakes it comes when it comes; at
-/// the start of a core, with no timer set, that is never.
-const SLEEP_INTERVAL_MAX: Duration = Duration::from_millis(10);
-
-/// How long a new executor may take to run its main task; one that has not by then sleeps for the
-/// reason above, before anything could set a timer, and is left alone.
-const BEGIN_DEADLINE: Duration = Duration::from_secs(1);
-/// How many executors are tried.
-const BEGIN_ATTEMPTS_MAX: u32 = 5;
+/// How long an executor sleeps at most. Where its preemption timer rings before it has run the
+/// first task of a round, as happens when the kernel takes the CPU away at that point, it takes the
+/// round for an idle one and sleeps although tasks could run. If all timers had just rung, nothing
+/// of its own would ever wake it again.
+const SLEEP_INTERVAL_MAX: Duration = Duration::from_millis(20);
 
 /// How a core's executor runs.
 #[derive(Clone, Debug)]
@@ -74,7 +70,7 @@ impl<T> From<GlommioError<T>> for ExecutorError {
 
 /// The thread of a started executor.
 #[derive(Debug)]
-pub struct ExecutorThread<T: Send + 'static>(glommio::ExecutorJoinHandle<Option<T>>);
+pub struct ExecutorThread<T: Send + 'static>(JoinHandle<Result<T, ExecutorError>>);
 
 impl<T: Send + 'static> ExecutorThread<T> {
     /// Waits for its main task to end.
@@ -82,8 +78,8 @@ impl<T: Send + 'static> ExecutorThread<T> {
     /// # Errors
     /// If the executor never ran, or its thread panicked.
     pub fn join(self) -> Result<T, ExecutorError> {
-        let output = self.0.join().map_err(ExecutorError::from)?;
-        output.ok_or_else(|| ExecutorError::Failed("it had nothing to run".to_owned()))
+        let panicked = |_| Err(ExecutorError::Failed("its thread panicked".to_owned()));
+        self.0.join().unwrap_or_else(panicked)
     }
 }
 
@@ -101,56 +97,20 @@ where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
 {
-    let placement = settings.cpu.map_or(Placement::Unbound, Placement::Fixed);
-    let main = Arc::new(Mutex::new(Some(main)));
-    let mut attempt = 1;
-    loop {
-        let (begins, begun) = flume::bounded::<()>(1);
-        let offered = main.clone();
-        let handle = LocalExecutorBuilder::new(placement.clone())
-            .name(&settings.name)
+    let failed = |error: io::Error| ExecutorError::Failed(error.to_string());
+    let settings = settings.clone();
+    let thread = std::thread::Builder::new().name(settings.name.clone());
+    let handle = thread.spawn(move || {
+        let _interrupts = Interrupts::start(SLEEP_INTERVAL_MAX).map_err(failed)?;
+        let placement = settings.cpu.map_or(Placement::Unbound, Placement::Fixed);
+        let executor = LocalExecutorBuilder::new(placement)
             .io_memory(IO_MEMORY_BYTES)
             .preempt_timer(POLL_INTERVAL)
             .spin_before_park(settings.spin)
-            .spawn(move || async move {
-                let main = take(&offered)?;
-                drop(begins);
-                Some(stay_awake(main()).await)
-            })?;
-        let waited = begun.recv_timeout(BEGIN_DEADLINE);
-        // One that sleeps has not taken what it should run; when it wakes up, there is nothing.
-        let sleeps = waited == Err(flume::RecvTimeoutError::Timeout) && is_left(&main);
-        if !sleeps || attempt == BEGIN_ATTEMPTS_MAX {
-            return Ok(ExecutorThread(handle));
-        }
-        tracing::warn!(executor = settings.name, attempt, "it fell asleep at its start; again");
-        attempt += 1;
-    }
-}
-
-fn take<M>(offered: &Mutex<Option<M>>) -> Option<M> {
-    offered.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
-}
-
-fn is_left<M>(offered: &Mutex<Option<M>>) -> bool {
-    offered.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some()
-}
-
-/// Runs `main`, and sees to it that the executor never sleeps for longer than
-/// [`SLEEP_INTERVAL_MAX`].
-async fn stay_awake<F: Future>(main: F) -> F::Output {
-    let mut main = pin!(main);
-    let mut alarm = Alarm::new(SLEEP_INTERVAL_MAX);
-    std::future::poll_fn(|context| {
-        if let Poll::Ready(output) = main.as_mut().poll(context) {
-            return Poll::Ready(output);
-        }
-        while alarm.poll(context).is_ready() {
-            alarm.set(SLEEP_INTERVAL_MAX);
-        }
-        Poll::Pending
-    })
-    .await
+            .make()?;
+        Ok(executor.run(async move { main().await }))
+    });
+    handle.map(ExecutorThread).map_err(failed)
 }
 
 /// Starts a task of this executor, which runs until it ends by itself. It first runs once the
