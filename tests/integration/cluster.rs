@@ -160,7 +160,7 @@ impl Cluster {
                     let lines: Vec<_> = log.lines().collect();
                     let tail = lines[lines.len().saturating_sub(30)..].join("\n");
                     eprintln!("--- end of the log of node {node}\n{tail}");
-                    let readiness = http_get(self.socket(node, 7480), "/readyz");
+                    let readiness = http::get(self.socket(node, 7480), "/readyz");
                     eprintln!("--- readiness of node {node}: {readiness:?}");
                 }
                 panic!("not within {deadline:?}: {what}");
