@@ -15,8 +15,9 @@ const BALANCED_WITHIN: u64 = 30 * SECOND;
 /// With nobody asking anything any more, all replicas are equal within this time. A follower whose
 /// snapshot arrived, and whose word of that was lost, hears of nothing newer for five seconds.
 const EQUAL_WITHIN: u64 = 7 * SECOND;
-/// And so long after that, nothing is held any more.
-const RESTS_WITHIN: u64 = 2 * SECOND;
+/// And so long after that, nothing is held any more: a snapshot whose last word was lost is given
+/// up after as long.
+const RESTS_WITHIN: u64 = 6 * SECOND;
 /// How often it is looked whether the cluster has come to rest.
 const LOOK_EVERY: u64 = 50 * MILLI;
 
