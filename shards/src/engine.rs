@@ -188,9 +188,12 @@ pub struct Core {
     refusals: Refusals,
     siblings: SiblingReads,
     counts: ReadCounts,
+    reads_asked: u64,
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
+    /// Shards whose commands wait for the end of the write that is under way.
+    held: Vec<ShardId>,
     journal: Journal,
     poisoned: Option<DiskError>,
     next_tick: Option<Nanos>,
@@ -247,8 +250,10 @@ impl Core {
             refusals: Refusals::new(),
             siblings: SiblingReads::new(config.parked_bytes_max, random.next()),
             counts: ReadCounts::default(),
+            reads_asked: 0,
             recoveries: Vec::new(),
             dirty: Vec::new(),
+            held: Vec::new(),
             journal: Journal::new(&config, recovered),
             poisoned: None,
             next_tick: None,
@@ -297,6 +302,11 @@ impl Core {
     /// How reads were answered so far.
     pub fn read_counts(&self) -> ReadCounts {
         self.counts
+    }
+
+    /// Reads, and questions about reads, that this core was asked since it started.
+    pub fn reads_asked(&self) -> u64 {
+        self.reads_asked
     }
 
     /// The error that made this core fall silent, if one did.
@@ -356,6 +366,7 @@ impl Core {
     fn take_requests(&mut self, now: Now, batch: &RequestBatch, outputs: &mut Outputs) {
         let deadline = Nanos(now.monotonic.0 + self.config.request_deadline.0);
         for request in batch.requests() {
+            self.reads_asked += u64::from(request.is_read);
             let parcel = Parcel {
                 origin: Origin::Local(request.token),
                 ordered: request.ordered,
@@ -443,6 +454,7 @@ impl Core {
                     }
                 }
                 Message::Requests(header, items) if siblings::is_for_replica(header.batch) => {
+                    self.reads_asked += 1;
                     self.take_sibling_reads(now, from, header, items, outputs);
                 }
                 Message::Requests(header, items) => self.take_forward(now, from, header, items),
@@ -470,6 +482,7 @@ impl Core {
                     self.deliver_verdicts(outputs);
                 }
                 Message::Question(shard, question) => {
+                    self.reads_asked += 1;
                     if let Some(replica) = self.replica_mut(shard) {
                         replica.take_question(from, question);
                         self.mark_dirty(shard);
@@ -519,6 +532,7 @@ impl Core {
         while let Some(Ok((flags, command))) = items.next_request() {
             let origin = Origin::Remote { to: from, batch: header.batch, ordinal };
             let is_read = crate::command::is_encoded_read(command);
+            self.reads_asked += u64::from(is_read);
             let parcel = Parcel { origin, ordered: flags.ordered(), is_read, command, deadline };
             let outcome = match leads {
                 true => self.submit(header.shard, &parcel),
@@ -671,6 +685,12 @@ impl Core {
             self.poison(error, outputs);
             return;
         }
+        for shard in std::mem::take(&mut self.held) {
+            if let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) {
+                home.is_held = false;
+            }
+            self.mark_dirty(shard);
+        }
         for _ in 0..self.journal.complete(id) {
             match self.journal.next_ripe() {
                 Some(Waiting::Ready(persisted)) => self.take_persisted(persisted, outputs),
@@ -796,6 +816,11 @@ impl Core {
             counts: &mut self.counts,
         };
         let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
+        let is_held = self.journal.is_busy() && !home.is_held && replica.has_gathered();
+        if is_held {
+            home.is_held = true;
+            self.held.push(shard);
+        }
         let (view, leads) = (replica.view(), replica.leads());
         // What others said may be newer or older; this replica's own view is told in any case,
         // since the cores without a replica hear of most changes from here only.

@@ -15,6 +15,7 @@ use super::Shared;
 use super::state::State;
 use crate::disk::provisioner::FileCounts;
 use crate::disk::writer::{LogCounters, LogWrite, LogWriter};
+use crate::net::runtime::yield_now;
 
 /// What the core's state knows of its log. Without a log, nothing ever gets into it.
 #[derive(Debug, Default)]
@@ -86,7 +87,11 @@ pub async fn write_log(shared: Rc<Shared>, mut writer: LogWriter) {
                 Some(DiskOperation::Release { before }) => writer.release(before),
                 Some(DiskOperation::Write { id, segment, segment_bytes, offset, bytes }) => {
                     let write = LogWrite { segment, segment_bytes, offset, bytes: &bytes };
+                    shared.gate.close();
                     let result = writer.write(write).await;
+                    shared.gate.open();
+                    // What has come on the sockets meanwhile is part of the turn that follows.
+                    yield_now().await;
                     shared.state.borrow_mut().log_written(id, bytes, result);
                     shared.turn.raise();
                 }

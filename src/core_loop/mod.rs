@@ -10,6 +10,9 @@
 //! The turn hands the batch to the engine, and sends what comes of it: one write for each link,
 //! one for each connection that got replies.
 //!
+//! One task learns for all connections on which of them something has come, and does not look
+//! while the core could only gather it ([`gate`]).
+//!
 //! There is one timer per core, set to the engine's next deadline; what a second long deadline
 //! needs is looked at once a second.
 //!
@@ -18,6 +21,7 @@
 
 mod client;
 pub mod clock;
+mod gate;
 mod log;
 mod seats;
 mod signal;
@@ -52,6 +56,7 @@ use crate::mesh::MeshPort;
 use crate::net::accept::AcceptHandle;
 use crate::net::input::Scratch;
 use crate::net::listener::Listener;
+use crate::net::readiness::ReadySet;
 use crate::net::runtime::{Alarm, sleep, spawn, yield_now};
 use crate::net::stream::{Stream, Transport};
 use crate::peers::inbound::serve_peer;
@@ -62,6 +67,7 @@ use crate::session::clients::ClientDirectory;
 use crate::session::context::{NodeTotals, SessionCounters};
 use crate::session::{BufferPool, PortKind, ServerFacts};
 use client::{Flushed, Next, serve_client, write_on};
+use gate::Gate;
 use log::{LogPort, write_log};
 use state::State;
 use table::{ConnectionId, Table};
@@ -124,6 +130,10 @@ pub struct Shared {
     pub turn: Signal,
     /// Raised when a turn has asked something of the disk.
     log_asked: Signal,
+    /// The sockets of clients and of peers that connected.
+    pub sockets: Rc<ReadySet>,
+    /// Whether they are looked at now.
+    gate: Gate,
     /// When the engine wants its next turn, in nanoseconds of the monotonic clock.
     deadline: Cell<u64>,
     /// Raised when `deadline` came nearer.
@@ -165,6 +175,7 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     }
     spawn(serve_control(shared.clone(), control));
     spawn(keep_time(shared.clone()));
+    spawn(attend_sockets(shared.clone()));
     if let Some(writer) = writer {
         spawn(write_log(shared.clone(), writer));
     }
@@ -231,6 +242,8 @@ fn assemble(start: CoreStart) -> io::Result<Assembled> {
         state: RefCell::new(state),
         turn: Signal::default(),
         log_asked: Signal::default(),
+        sockets: ReadySet::new()?,
+        gate: Gate::default(),
         deadline: Cell::new(u64::MAX),
         deadline_moved: Signal::default(),
         stop_asked: Signal::default(),
@@ -339,7 +352,7 @@ impl Shared {
         let unknown = SocketAddr::from((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
         let local = socket.local_addr().ok().and_then(|address| address.as_socket());
         let addresses = (peer.unwrap_or(unknown), local.unwrap_or(unknown));
-        let opened = Stream::new(socket).ok().and_then(|stream| {
+        let opened = Stream::in_set(socket, &self.sockets).ok().and_then(|stream| {
             let stream = Rc::new(stream);
             Some((state.open_client(stream.clone(), port, addresses)?, stream))
         });
@@ -403,6 +416,28 @@ fn accept_clients(shared: &Rc<Shared>, port: AcceptHandle, name: &'static str, k
     spawn(port.run(name, move |socket, peer| shared.take_client(socket, peer, kind)));
 }
 
+/// Wakes the tasks of connections on which something has come.
+async fn attend_sockets(shared: Rc<Shared>) {
+    let mut alarm = Alarm::new(Duration::ZERO);
+    loop {
+        shared.gate.passed(&mut alarm).await;
+        let attended = match shared.sockets.collect() {
+            // Those who were woken run before this looks again.
+            Ok(true) => {
+                yield_now().await;
+                Ok(())
+            }
+            Ok(false) => shared.sockets.wait().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = attended {
+            tracing::error!(%error, "the core cannot learn what has come on its sockets, and ends");
+            shared.stop_asked.raise();
+            return;
+        }
+    }
+}
+
 async fn run_turns(shared: Rc<Shared>) {
     let mut follow_ups = FollowUps::default();
     loop {
@@ -410,6 +445,7 @@ async fn run_turns(shared: Rc<Shared>) {
         {
             let mut state = shared.state.borrow_mut();
             state.turn(&mut follow_ups);
+            shared.gate.note_reads(state.engine.reads_asked());
             shared.set_deadline(state.next_turn().0);
         }
         if std::mem::take(&mut follow_ups.log_asked) {

@@ -4,6 +4,7 @@
 //! readiness, sleeps and spawns through it, so that the executor can be exchanged. [`stream`]
 //! moves bytes with plain non-blocking calls and asks the executor only when a call would block.
 //! [`listener`] binds, [`accept`] accepts. [`interrupts`] keeps waits from lasting for ever.
+//! [`readiness`] tells which of many sockets have something to receive.
 //!
 //! Nothing here knows what the bytes mean.
 
@@ -11,5 +12,6 @@ pub mod accept;
 pub mod input;
 pub mod interrupts;
 pub mod listener;
+pub mod readiness;
 pub mod runtime;
 pub mod stream;

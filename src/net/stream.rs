@@ -10,10 +10,12 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
+use super::readiness::{ReadySet, Registration};
 use super::runtime::{Watched, with_deadline};
 
 /// What a receive or send came to.
@@ -70,7 +72,11 @@ pub trait Transport {
 
 /// A connected TCP socket of this executor.
 #[derive(Debug)]
-pub struct Stream(Watched<Socket>);
+pub struct Stream {
+    pub(super) socket: Watched<Socket>,
+    /// How it learns that there is something to receive, if not from the executor by itself.
+    pub(super) arrivals: Option<Registration>,
+}
 
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
@@ -90,15 +96,15 @@ fn transfer(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Transfer>
 
 impl Transport for Stream {
     fn receive(&self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<Transfer> {
-        transfer(|| self.0.get().recv_with_flags(buffer, libc::MSG_DONTWAIT))
+        transfer(|| self.socket.get().recv_with_flags(buffer, libc::MSG_DONTWAIT))
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<Transfer> {
-        transfer(|| self.0.get().send_with_flags(bytes, SEND_FLAGS))
+        transfer(|| self.socket.get().send_with_flags(bytes, SEND_FLAGS))
     }
 
     fn send_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<Transfer> {
-        transfer(|| self.0.get().send_vectored_with_flags(parts, SEND_FLAGS))
+        transfer(|| self.socket.get().send_vectored_with_flags(parts, SEND_FLAGS))
     }
 }
 
@@ -108,7 +114,16 @@ impl Stream {
     /// # Errors
     /// If the executor does not take it.
     pub fn new(socket: Socket) -> io::Result<Self> {
-        Ok(Stream(Watched::new(socket)?))
+        Ok(Stream { socket: Watched::new(socket)?, arrivals: None })
+    }
+
+    /// Takes a socket that learns from `set` when there is something to receive.
+    ///
+    /// # Errors
+    /// If the executor or the set does not take it.
+    pub fn in_set(socket: Socket, set: &Rc<ReadySet>) -> io::Result<Self> {
+        let arrivals = Some(set.register(&socket)?);
+        Ok(Stream { socket: Watched::new(socket)?, arrivals })
     }
 
     /// Connects to `address` within `deadline`.
@@ -129,7 +144,7 @@ impl Stream {
             Some(ready) => ready?,
             None => return Err(io::ErrorKind::TimedOut.into()),
         }
-        match stream.0.get().take_error()? {
+        match stream.socket.get().take_error()? {
             Some(error) => Err(error),
             None => Ok(stream),
         }
@@ -145,16 +160,23 @@ impl Stream {
             .with_time(Duration::from_secs(1))
             .with_interval(Duration::from_secs(1))
             .with_retries(2);
-        self.0.get().set_tcp_keepalive(&probes)?;
-        self.0.get().set_tcp_user_timeout(Some(span))
+        self.socket.get().set_tcp_keepalive(&probes)?;
+        self.socket.get().set_tcp_user_timeout(Some(span))
     }
 
-    /// Waits until a receive finds something: bytes, the end or an error.
+    /// Waits until a receive finds something: bytes, the end or an error. It may be woken for
+    /// nothing.
     ///
     /// # Errors
     /// If the executor cannot watch the socket.
-    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
-        self.0.readable()
+    pub async fn readable(&self) -> io::Result<()> {
+        match &self.arrivals {
+            Some(arrivals) => {
+                arrivals.ready().await;
+                Ok(())
+            }
+            None => self.socket.readable().await,
+        }
     }
 
     /// Waits until a send finds room, or an error.
@@ -162,18 +184,18 @@ impl Stream {
     /// # Errors
     /// If the executor cannot watch the socket.
     pub fn writable(&self) -> impl Future<Output = io::Result<()>> + '_ {
-        self.0.writable()
+        self.socket.writable()
     }
 
     /// Ends one direction or both. Whoever waits for readability is woken by the end of reading,
     /// which is how a task that waits is told to stop. A socket that is already broken has
     /// nothing left to end, so failure is of no interest.
     pub fn shutdown(&self, how: Shutdown) {
-        let _ = self.0.get().shutdown(how);
+        let _ = self.socket.get().shutdown(how);
     }
 
     /// The other end's address, while there is one.
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.0.get().peer_addr().ok()?.as_socket()
+        self.socket.get().peer_addr().ok()?.as_socket()
     }
 }

@@ -35,7 +35,7 @@ struct Admitted {
 
 /// Serves a connection that was accepted on the peer port until it ends.
 pub async fn serve_peer(shared: Rc<Shared>, socket: Socket) {
-    let Ok(stream) = Stream::new(socket) else { return };
+    let Ok(stream) = Stream::in_set(socket, &shared.sockets) else { return };
     let stream = Rc::new(stream);
     if stream.give_up_after(SILENCE_DEADLINE).is_err() {
         return;

@@ -30,6 +30,8 @@ pub(super) struct Home {
     pub(super) id: ReplicaId,
     pub(super) member: Member,
     pub(super) is_dirty: bool,
+    /// Whether its commands wait for the end of the write that is under way.
+    pub(super) is_held: bool,
     /// What the core last told others of this replica's leader.
     pub(super) told: LeaderView,
     /// Ticks since a newcomer last heard that there is a shard.
@@ -50,6 +52,7 @@ impl Home {
             id,
             member: Member::Outsider(Outsider::new(shard, id, nodes)),
             is_dirty: false,
+            is_held: false,
             told: LeaderView::default(),
             unheard_ticks: 0,
             astray_ticks: 0,

@@ -94,6 +94,11 @@ impl Journal {
         self.waiting.iter().take_while(|(batch, _)| *batch <= durable).count()
     }
 
+    /// Whether a write is under way.
+    pub fn is_busy(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::is_busy)
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -49,6 +49,10 @@ use crate::wal::{RecoveredReplica, Stage};
 const PROPOSED_BYTES_MAX: usize = 8 << 20;
 /// Bytes of commands that may wait to be proposed, or for a read round. Beyond it: overloaded.
 const GATHERED_BYTES_MAX: usize = 32 << 20;
+/// While a write is under way, commands are gathered up to this many bytes per shard and proposed
+/// at its end: nothing proposed meanwhile would be durable here before the next write, and one
+/// message with all of it costs the followers less than many.
+const HELD_BYTES_MAX: usize = 64 << 10;
 /// Messages of appended entries carry at most this much.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Appends on their way to one follower.
@@ -690,7 +694,10 @@ impl Replica {
                 // Rounds first: an entry that bars reads must be proposed after they came in, and
                 // their index must lie before it.
                 self.start_reads(now, courier);
-                self.propose_gathered(now);
+                let is_held = journal.is_busy() && self.gathered_bytes < HELD_BYTES_MAX;
+                if !is_held {
+                    self.propose_gathered(now);
+                }
                 if defect::is(Defect::ReplyBeforeCommit) {
                     self.answer_proposed(courier);
                 }
@@ -728,6 +735,11 @@ impl Replica {
         {
             self.clock.go_on_from(stamp, now);
         }
+    }
+
+    /// Whether commands wait to be proposed.
+    pub fn has_gathered(&self) -> bool {
+        !self.gathered.is_empty()
     }
 
     fn propose_gathered(&mut self, now: Now) {

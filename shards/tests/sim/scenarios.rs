@@ -760,6 +760,26 @@ fn reads_by_lease_cost_rounds_by_time_and_not_by_number() {
     assert!(most > 1_000 * rounds_max, "{most} reads");
 }
 
+/// Commands that come while the log is being written are one entry afterwards: they cost the group
+/// one message each way and not one each.
+#[test]
+fn commands_that_come_during_a_write_share_an_entry() {
+    let options = Options { durability: Durability::Fsync, ..quiet() };
+    let mut stage = Stage::settled(options).expect("no violation");
+    stage.ask_anew(1, set("first", None));
+    stage.pass(100 * MILLI).expect("no violation");
+    let commit = |stage: &Stage| stage.status(1).expect("a replica").commit.0;
+    let before = commit(&stage);
+    for number in 0..100 {
+        stage.ask_anew(1, set(&number.to_string(), None));
+        stage.pass(MICRO).expect("no violation");
+    }
+    stage.pass(100 * MILLI).expect("no violation");
+    assert!(!stage.world.workload.is_waiting(), "all are answered");
+    let entries = commit(&stage) - before;
+    assert!((2..=10).contains(&entries), "{entries} entries for 100 commands within 100 us");
+}
+
 /// Plays all variants of a scenario.
 fn hold(scenario: Scenario) {
     let mut met = 0;
