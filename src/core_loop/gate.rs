@@ -1,9 +1,9 @@
 //! Leaves what comes in on its sockets while a core could only gather it.
 //!
-//! While the log is being written, commands and entries that are to become durable wait for the end
-//! of the write in any case. To be woken for each of them costs more than to carry them out. Left on
-//! their sockets, they are all received at once when the write has ended, in one turn with what that
-//! sets free.
+//! While the log is being written, commands and entries that are to become durable wait for the
+//! end of the write in any case. To be woken for each of them costs more than to carry them out.
+//! Left on their sockets, they are all received at once when the write has ended, in one turn with
+//! what that sets free.
 //!
 //! Reads need no log. So this is done only on cores that nobody has read from for [`QUIET_TIME`],
 //! and never for longer than [`CLOSED_TIME_MAX`] at a time: a slow disk does not hold up
