@@ -21,18 +21,19 @@ mod record;
 mod report;
 mod run;
 mod timer;
-mod units;
+pub mod units;
 mod values;
 mod worker;
 mod workload;
 
 pub use arrivals::Arrivals;
 pub use client::Address;
-pub use keys::{DEFAULT_THETA, Distribution, THETA_MAX};
+pub use keys::{DEFAULT_THETA, Distribution, KeyChooser, THETA_MAX};
 pub use options::{
     CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
     THREADS_MAX, TimeToLive,
 };
+pub use random::{Random, mix};
 pub use record::{Counts, Phase};
 pub use report::{Errors, Generator, Latency, Report, Second, SecondSummary, Setting};
 pub use run::{Error, run};
