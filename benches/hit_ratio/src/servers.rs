@@ -315,12 +315,12 @@ impl Running {
         String::from_utf8_lossy(&output[end..]).into_owned()
     }
 
-    /// How many entries it holds: what the last node says, which no failover takes.
+    /// How many entries it holds: what the first node says that is alive.
     ///
     /// # Errors
     /// If it does not answer with a number.
     pub fn entries(&self) -> Result<u64, ServerError> {
-        let node = self.hosts.len() - 1;
+        let node = (0..self.hosts.len()).find(|&node| !self.has_ended(node)).unwrap_or(0);
         let (question, answer) = match self.system {
             System::Memcached => ("stats", self.memcached_items()?),
             _ => ("DBSIZE", self.ask(node, "DBSIZE")?),
