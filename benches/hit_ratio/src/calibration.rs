@@ -4,7 +4,7 @@
 //! Servers charge an entry with different overheads, some have a fixed part beside the entries
 //! (tables, buffers), some hold nothing at all with too little, and memcached takes whole
 //! mebibytes. So the memory is bracketed between a setting that held too few and one that held too
-//! many, and looked for on the line between them or, where that says nothing, in the middle.
+//! many, and looked for on the line between them.
 
 /// Trials at most.
 const TRIALS_MAX: usize = 12;
@@ -62,13 +62,7 @@ fn next(room: u64, trials: &[Fitted]) -> f64 {
         return proportional.clamp(memory / 10.0, memory * 10.0);
     };
     let (low, high) = (few.memory_bytes as f64, many.memory_bytes as f64);
-    // A server that held all that it was given, or nothing, stands on no line; and a line that
-    // did not lead there in some trials never will.
-    let all = room * FILLED_PER_ROOM;
-    let part = match few.entries == 0 || many.entries >= all || trials.len().is_multiple_of(4) {
-        true => 0.5,
-        false => (room - few.entries) as f64 / (many.entries - few.entries) as f64,
-    };
+    let part = (room - few.entries) as f64 / (many.entries - few.entries) as f64;
     low + (high - low) * part
 }
 

@@ -303,16 +303,16 @@ mod tests {
         let windows = Windows { requests: 60, count: 6, warm_up: 2 };
         let rows = [
             server("plain", [0, 0, 5, 5, 5, 5], None),
-            server("failed", [0, 0, 5, 5, 3, 5], Some("plain")),
+            server("failed", [0, 0, 5, 3, 5, 5], Some("plain")),
             server("alone", [0; 6], Some("nobody")),
         ];
         let short = failovers(&rows, &windows, 5.0);
         assert_eq!(short.len(), 1);
-        assert_eq!((short[0].first_window, short[0].windows, short[0].seconds), (4, 1, 10.0));
+        assert_eq!((short[0].first_window, short[0].windows, short[0].seconds), (3, 1, 10.0));
         assert_eq!((short[0].percent, short[0].percent_without), (Some(30.0), Some(50.0)));
         let long = &failovers(&rows, &windows, 60.0)[0];
-        assert_eq!((long.windows, long.seconds, long.percent), (2, 20.0, Some(40.0)));
-        assert_eq!(long.read_errors, 2);
+        assert_eq!((long.windows, long.seconds, long.percent), (3, 30.0, Some(130.0 / 3.0)));
+        assert_eq!(long.read_errors, 3);
     }
 
     #[test]

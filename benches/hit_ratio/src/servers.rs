@@ -1,8 +1,8 @@
 //! Processes of the contestants: started on loopback addresses with empty directories, waited for,
 //! counted, killed. What one of them writes goes into a file that is shown if it does not start.
 //!
-//! All of them end with the value that holds them. If this program is killed they outlive it;
-//! an interrupt from a terminal reaches them too.
+//! All of them end with the value that holds them. If this program is killed they outlive it, and
+//! the next run refuses to take them for its own; an interrupt from a terminal reaches them too.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,6 +20,8 @@ use crate::wire::{Connection, Protocol, WireError};
 
 /// How long a contestant may take to start.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long an address may be taken by a contestant that has ended.
+const FREE_DEADLINE: Duration = Duration::from_secs(3);
 /// How long one question to a server may take.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// The pause between two looks at a server that starts.
@@ -50,6 +52,9 @@ pub enum ServerError {
     /// A directory or file could not be made.
     #[error("no directory for a server: {0}")]
     Directory(#[from] std::io::Error),
+    /// Somebody else serves there, for instance what a killed run has left behind.
+    #[error("{0} is taken: somebody else listens there")]
+    Taken(SocketAddr),
     /// It does not come up in time.
     #[error("not within {} s: {what}; the server says:\n{output}", START_DEADLINE.as_secs())]
     NotReady {
@@ -188,6 +193,8 @@ impl System {
             directory: TempDir::with_prefix("coracle-hit-ratio-")?,
         };
         for node in 0..usize::from(self.nodes()) {
+            let address = running.address(node);
+            wait_until_free(address)?;
             let data = running.directory.path().join(format!("data-{node}"));
             fs::create_dir(&data)?;
             let command = match self {
@@ -208,6 +215,19 @@ impl System {
     }
 }
 
+/// Nobody may listen where a server is to be. The last contestant may do so for a moment after its
+/// end: the kernel takes back what an io_uring holds behind the scenes.
+fn wait_until_free(address: SocketAddr) -> Result<(), ServerError> {
+    let deadline = Instant::now() + FREE_DEADLINE;
+    while TcpStream::connect_timeout(&address, ASK_DEADLINE).is_ok() {
+        if Instant::now() > deadline {
+            return Err(ServerError::Taken(address));
+        }
+        thread::sleep(LOOK_PAUSE);
+    }
+    Ok(())
+}
+
 fn redis(hosts: &[Ipv4Addr], node: usize, memory_bytes: u64, data: &Path) -> Command {
     let mut command = Command::new("redis-server");
     command.args(["--port", &REDIS_PORT.to_string(), "--bind", &hosts[node].to_string()]);
@@ -224,7 +244,8 @@ fn redis(hosts: &[Ipv4Addr], node: usize, memory_bytes: u64, data: &Path) -> Com
 
 fn memcached(hosts: &[Ipv4Addr], memory_bytes: u64) -> Command {
     let mut command = Command::new("memcached");
-    command.args(["-u", "root", "-U", "0", "-t", "1"]);
+    // -R: requests of one connection that are answered in a row, which a batch should be.
+    command.args(["-u", "root", "-U", "0", "-R", "1000"]);
     command.args(["-l", &hosts[0].to_string(), "-p", &MEMCACHED_PORT.to_string()]);
     // The largest item has to be at most half of the memory, and that may be one mebibyte.
     command.args(["-m", &(memory_bytes >> 20).max(1).to_string(), "-I", "512k"]);

@@ -134,9 +134,9 @@ impl Windows {
         (window as u128 * self.requests as u128).div_ceil(self.count as u128) as usize
     }
 
-    /// The window at whose start a server fails: the middle of what is counted.
+    /// The window at whose start a server fails: in the middle, and not within the warm-up.
     pub fn failover(&self) -> usize {
-        self.warm_up + (self.count - self.warm_up) / 2
+        (self.count / 2).max(self.warm_up)
     }
 
     /// The sum of what was counted behind the warm-up.

@@ -147,6 +147,8 @@ mod tests {
         // What is written before it is read again needs not be held.
         assert_eq!(outcome(Reference::Optimum, 1, "abAb"), "..+");
         assert_eq!(outcome(Reference::Optimum, 1, "ab-ab"), "..+");
+        // b was worth nothing until it was written, and is worth keeping since.
+        assert_eq!(outcome(Reference::Optimum, 1, "bBab"), "..+");
     }
 
     #[test]
