@@ -40,6 +40,9 @@ use policies::Reference;
 use report::{Report, Row, TraceReport};
 use trace::{Trace, Windows};
 
+/// A server whose entries differ from the room by more than one part of so many is pointed out.
+const FAR: u64 = 20;
+
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -160,18 +163,23 @@ fn compare(
         tell(trace, &rows);
     }
     let mut lru_percents: BTreeMap<u64, Option<f64>> = BTreeMap::new();
-    let mut absent = Vec::new();
+    let mut notes = Vec::new();
     for contestant in contestants {
         if let Some(program) = contestant.system.program()
             && !is_installed(program)
         {
-            absent.push(format!("{} did not take part: no {program} here.", contestant.name));
+            notes.push(format!("{} did not take part: no {program} here.", contestant.name));
             continue;
         }
         let run = ring.run(contestant, trace, &windows, room).map_err(|source| {
             let name = contestant.name.clone();
             Error::Contestant { name, source }
         })?;
+        if run.entries.abs_diff(room) * FAR > room {
+            let name = &contestant.name;
+            let entries = run.entries;
+            notes.push(format!("{name} is no equal: it held {entries} entries and not {room}."));
+        }
         let lru = *lru_percents.entry(run.entries).or_insert_with(|| {
             let tallies = Reference::Lru.simulate(trace, run.entries as usize, &windows);
             windows.total(&tallies).percent()
@@ -181,7 +189,7 @@ fn compare(
     }
     let failovers = report::failovers(&rows, &windows, options.after.as_secs_f64());
     let (trace, keys) = (trace.name.clone(), trace.keys);
-    Ok(TraceReport { trace, keys, room, windows, rows, failovers, absent })
+    Ok(TraceReport { trace, keys, room, windows, rows, failovers, notes })
 }
 
 /// Says on the standard error how far the run is.

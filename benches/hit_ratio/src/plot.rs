@@ -195,8 +195,8 @@ mod tests {
         let windows = Windows { requests: 100, count: tallies.len(), warm_up: 1 };
         let rows = vec![Row::of_policy(name, 10, tallies, &windows)];
         let trace = "a < b & \"c\"\u{1}".into();
-        let (failovers, absent) = (Vec::new(), Vec::new());
-        TraceReport { trace, keys: 10, room: 10, windows, rows, failovers, absent }
+        let (failovers, notes) = (Vec::new(), Vec::new());
+        TraceReport { trace, keys: 10, room: 10, windows, rows, failovers, notes }
     }
 
     /// Every element is closed in turn, attributes are quoted, nothing is left unescaped.

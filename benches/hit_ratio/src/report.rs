@@ -84,8 +84,8 @@ pub struct TraceReport {
     pub rows: Vec<Row>,
     /// Who lost a server.
     pub failovers: Vec<Failover>,
-    /// Who did not take part, and why.
-    pub absent: Vec<String>,
+    /// Who did not take part, or not as an equal, and why.
+    pub notes: Vec<String>,
 }
 
 /// A whole run.
@@ -205,7 +205,7 @@ impl TraceReport {
                 line(format!("\nAn error of {}: `{}`", row.name, error.replace('`', "'")));
             }
         }
-        self.absent.iter().for_each(|absent| line(format!("\n{absent}")));
+        self.notes.iter().for_each(|note| line(format!("\n{note}")));
         if !self.failovers.is_empty() {
             line(
                 "\n| after a failover | windows | seconds | hit ratio % | without failover % | \
@@ -322,9 +322,9 @@ mod tests {
         rows.push(server("plain", [5; 6], None));
         rows.push(server("failed", [4; 6], Some("plain")));
         let failovers = failovers(&rows, &windows, 60.0);
-        let absent = vec!["nobody is not there".into()];
+        let notes = vec!["nobody is not there".into()];
         let trace = "t".into();
-        let trace = TraceReport { trace, keys: 9, room: 8, windows, rows, failovers, absent };
+        let trace = TraceReport { trace, keys: 9, room: 8, windows, rows, failovers, notes };
         let report = Report { command: "hit-ratio".into(), cpus: 2, traces: vec![trace] };
         let text = report.markdown();
         let tables: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();

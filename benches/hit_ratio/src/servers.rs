@@ -203,7 +203,7 @@ impl System {
                 System::Coracle { arguments, .. } => {
                     let mut command = coracle.command(&running.hosts, node, memory_bytes, &data);
                     // Each shard has to have room for two of the largest values.
-                    command.arg("--value-bytes-max").arg(value_bytes.max(4_096).to_string());
+                    command.args(["--value-bytes-max", &value_bytes.max(1).to_string()]);
                     command.args(arguments);
                     command
                 }
