@@ -51,6 +51,9 @@ use crate::wal::Recovered;
 
 /// Ticks between two announcements of a core's leaderships to nodes without a replica (1 s).
 const ANNOUNCE_TICKS: u32 = 20;
+/// Ticks for which a node that said it was about to stop gets no leaderships (10 s). Stopping takes
+/// less; if it has not stopped by then, it hands over what it gets.
+const DRAINING_TICKS_MAX: u32 = 200;
 /// Ticks for which a newcomer asks to be taken in without hearing of the shard (2 s).
 const FORSAKEN_TICKS: u32 = 40;
 
@@ -204,6 +207,8 @@ pub struct Core {
     verdicts: Vec<router::Verdict>,
     /// Nodes that are about to stop, this one included.
     draining: Vec<NodeId>,
+    /// The tick at which each of the others was last said to be.
+    draining_since: Vec<(NodeId, u32)>,
     /// Where incarnations come from.
     random: SplitMix,
 }
@@ -262,6 +267,7 @@ impl Core {
             returned: Vec::new(),
             verdicts: Vec::new(),
             draining: Vec::new(),
+            draining_since: Vec::new(),
             random,
             config,
         }
@@ -475,6 +481,8 @@ impl Core {
                 Message::Draining => {
                     if !self.draining.contains(&from.node) {
                         self.draining.push(from.node);
+                        self.draining_since.retain(|(node, _)| *node != from.node);
+                        self.draining_since.push((from.node, self.ticks));
                     }
                 }
                 Message::RepliesLost => {
@@ -858,10 +866,24 @@ impl Core {
         }
     }
 
+    /// A node that stopped comes back without its intention. Its link says so, but its last words
+    /// may arrive after that.
+    fn forget_drained(&mut self) {
+        let ticks = self.ticks;
+        self.draining_since.retain(|&(node, since)| {
+            let is_recent = ticks.wrapping_sub(since) < DRAINING_TICKS_MAX;
+            if !is_recent {
+                self.draining.retain(|&draining| draining != node);
+            }
+            is_recent
+        });
+    }
+
     /// One tick of every replica on this core.
     fn tick(&mut self, now: Now, outputs: &mut Outputs) {
         self.ticks = self.ticks.wrapping_add(1);
         // A core whose disk does not answer leads no better than one that is about to stop.
+        self.forget_drained();
         let mut avoid = self.draining.clone();
         if self.journal.is_stalled() && !avoid.contains(&self.own.node) {
             avoid.push(self.own.node);
