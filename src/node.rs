@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use proto::peer::Settings;
 use shards::contract::{CoreConfig, Durability};
-use shards::ids::{Address, CoreIndex, Nanos};
+use shards::ids::{Address, CoreIndex, Millis, Nanos};
 use shards::wal::LogIdentity;
 
 use crate::cluster_map::{ClusterLayout, Ports};
@@ -166,6 +166,7 @@ fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, Sta
         reads: config.reads,
         log: LogIdentity { cluster, node: config.node, layout: 0, core },
         segment_bytes: config.segment_bytes,
+        touch_interval: Millis(config.touch_interval.as_millis() as u64),
         tick: nanos(config.tick),
         election_ticks: config.election_ticks,
         request_deadline: nanos(config.request_deadline),

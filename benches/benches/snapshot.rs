@@ -21,8 +21,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEYS: u64 = 1_000_000;
 const ACCOUNTED_BYTES: u64 = 16 + 64 + ENTRY_OVERHEAD_BYTES;
-const SETTINGS: StoreSettings =
-    StoreSettings { bytes_max: KEYS * ACCOUNTED_BYTES, value_bytes_max: 1 << 20, hash_seed: 1 };
+const SETTINGS: StoreSettings = StoreSettings {
+    bytes_max: KEYS * ACCOUNTED_BYTES,
+    value_bytes_max: 1 << 20,
+    hash_seed: 1,
+    touch_interval: Millis(5_000),
+};
 const VALUE: [u8; 64] = [b'v'; 64];
 const DEADLINE_ONE_IN: u64 = 8;
 /// Bytes of a piece, as they go to a peer.
@@ -50,7 +54,7 @@ impl Shard {
     /// A store with all keys.
     fn full() -> Self {
         let mut shard = Shard { store: Store::new(SETTINGS), version: 0 };
-        shard.store.begin_entry(Millis(1));
+        shard.store.begin_entry(Millis(1), &[]);
         // Steps that share no factor with the number of keys visit each of them.
         for (step, length) in [(617_411, 64), (324_433, 40), (910_219, 64)] {
             for round in 0..KEYS {

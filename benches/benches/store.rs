@@ -58,9 +58,10 @@ impl Shard {
             bytes_max: KEYS * ACCOUNTED_BYTES,
             value_bytes_max: 1 << 20,
             hash_seed: 1,
+            touch_interval: Millis(5_000),
         };
         let mut shard = Shard { store: Store::new(settings), version: 0 };
-        shard.store.begin_entry(Millis(1));
+        shard.store.begin_entry(Millis(1), &[]);
         (0..KEYS).for_each(|number| shard.apply(&set(&key(number), Expiry::Never)));
         assert_eq!((shard.store.keys(), shard.store.evicted()), (KEYS, 0));
         shard
@@ -90,7 +91,7 @@ fn store(criterion: &mut Criterion) {
 
     group.bench_function("get_hit", |bencher| {
         let routine = |key: Key| {
-            let get = Command { key: &key, operation: Operation::Get };
+            let get = Command { key: &key, operation: Operation::Get { peek: false } };
             match shard.store.read(&get, Millis(1)) {
                 ReadOutcome::Done(outcome) => outcome.value.map(|value| value[0]),
                 ReadOutcome::Due => None,

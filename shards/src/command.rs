@@ -76,9 +76,15 @@ pub enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// Read: the value with flags, version, deadline; or `NotFound`.
-    Get,
+    Get {
+        /// Whether it does not count as a use of the key.
+        peek: bool,
+    },
     /// Read: like `Get` without the value; `number` is the value's length.
-    Inspect,
+    Inspect {
+        /// Whether it does not count as a use of the key.
+        peek: bool,
+    },
     /// Read, of the shard named by the request rather than of a key: `number` is its live keys.
     KeyCount,
     /// Store a value. `number` is 1 if the key was there before.
@@ -185,7 +191,7 @@ pub fn is_encoded_read(encoded: &[u8]) -> bool {
 impl Operation<'_> {
     /// Whether it changes nothing, and so never enters the log.
     pub fn is_read(&self) -> bool {
-        matches!(self, Operation::Get | Operation::Inspect | Operation::KeyCount)
+        matches!(self, Operation::Get { .. } | Operation::Inspect { .. } | Operation::KeyCount)
     }
 }
 
@@ -208,8 +214,8 @@ impl<'a> Command<'a> {
             out.extend_from_slice(&(value.len() as u32).to_le_bytes());
         };
         match self.operation {
-            Operation::Get => header(GET, 0),
-            Operation::Inspect => header(INSPECT, 0),
+            Operation::Get { peek } => header(GET, u8::from(peek)),
+            Operation::Inspect { peek } => header(INSPECT, u8::from(peek)),
             Operation::KeyCount => header(KEY_COUNT, 0),
             Operation::Flush => header(FLUSH, 0),
             Operation::Set { flags, condition, expiry, return_old, .. } => {
@@ -283,8 +289,8 @@ impl<'a> Command<'a> {
             return Err(DecodeError::BadField);
         }
         let operation = match code {
-            GET => Operation::Get,
-            INSPECT => Operation::Inspect,
+            GET => Operation::Get { peek: modifiers & 1 == 1 },
+            INSPECT => Operation::Inspect { peek: modifiers & 1 == 1 },
             KEY_COUNT => Operation::KeyCount,
             FLUSH => Operation::Flush,
             SET => Operation::Set {
@@ -474,8 +480,8 @@ mod tests {
 
     fn samples() -> Vec<Command<'static>> {
         let operations = [
-            Operation::Get,
-            Operation::Inspect,
+            Operation::Get { peek: false },
+            Operation::Inspect { peek: false },
             Operation::Set {
                 value: b"value",
                 flags: 0xdead_beef,

@@ -69,6 +69,9 @@ pub struct CoreConfig {
     pub log: LogIdentity,
     /// Bytes of a segment of the log. Default [`SEGMENT_BYTES`](crate::wal::SEGMENT_BYTES).
     pub segment_bytes: u64,
+    /// How long after a use reads leave no further touch of an entry, in shard time; zero if they
+    /// never do, and only writes count as uses. Default 5 s.
+    pub touch_interval: Millis,
     /// One Raft tick. Default 50 ms.
     pub tick: Nanos,
     /// Ticks without a leader before the first successor campaigns. Default 6.
@@ -340,6 +343,10 @@ pub struct ShardStatus {
     pub hits: u64,
     /// See `hits`.
     pub misses: u64,
+    /// Touches that reads here have left and that were proposed, or sent to the leader.
+    pub touches_sent: u64,
+    /// Touches applied since the start of this replica.
+    pub touches_applied: u64,
     /// Time left of the leader's lease; `None` where it holds none.
     pub lease: Option<Nanos>,
     /// All members; empty unless this replica leads.

@@ -29,6 +29,8 @@ pub enum Defect {
     ApplyTwiceAfterSnapshot,
     /// A follower makes room when it sees fit, and not where the log makes it.
     EvictionOnFollowersOwn,
+    /// A read moves its key in the order of use where it happens.
+    RecencyMovedByReads,
     /// Entries expire by each node's own clock instead of the stamp in the log.
     ExpiryByLocalClock,
     /// Two replies of one entry go to each other's requests.

@@ -339,6 +339,8 @@ impl Core {
             operations: 0,
             hits: 0,
             misses: 0,
+            touches_sent: 0,
+            touches_applied: 0,
             lease: None,
             replicas: Vec::new(),
         };
@@ -355,6 +357,8 @@ impl Core {
             status.operations = replica.operations();
             status.hits = store.hits();
             status.misses = store.misses();
+            status.touches_sent = store.touches_taken();
+            status.touches_applied = store.touched();
             status.lease = replica.lease_left(self.clock);
             status.replicas = replica.members();
         }
@@ -500,6 +504,11 @@ impl Core {
                     if let Some(replica) = self.replica_mut(shard) {
                         replica.take_answer(&answer);
                         self.mark_dirty(shard);
+                    }
+                }
+                Message::Touches(shard, touches) => {
+                    if let Some(replica) = self.replica_mut(shard) {
+                        replica.receive_touches(touches);
                     }
                 }
                 Message::Astray(shard, epoch) => self.take_astray(from, shard, epoch),

@@ -1,27 +1,34 @@
 //! The log entry: what one Raft entry of a shard carries.
 //!
-//! An entry is a stamp and sections. One kind of section exists, a batch of commands; touches and
-//! changes of limits will be further kinds. Entries are persistent, and every replica must make
+//! An entry is a stamp and sections: a batch of commands, and touches, which are applied before it.
+//! Changes of limits will be a further kind. Entries are persistent, and every replica must make
 //! the same of them: one that holds an unknown version or kind was written by a newer program,
 //! and the replica that reads it stops. Skipping it would let the states part.
 //!
 //! Format, little-endian: format version (1 byte), stamp (8), sections. A section is its kind (1),
 //! the length of its body (4), the body. The body of a batch is the number of commands (2) and the
-//! commands in the encoding of [`Command::encode`]. An entry without commands has no batch.
+//! commands in the encoding of [`Command::encode`]. An entry without commands has no batch. The
+//! body of touches is up to [`ENTRY_TOUCHES_MAX`] of them, in [`TOUCH_BYTES`] each; an entry
+//! without any has no such section.
 //!
 //! An entry is checked whole before the first command of it is applied, so that applying cannot
 //! fail half way. Damage is not looked for here: logs and links have checksums of their own.
 
 use crate::command::{Command, DecodeError};
 use crate::ids::{Millis, Version};
+use crate::store::TOUCH_BYTES;
 
 /// Commands in one entry, at most: as many as a version has ordinals.
 pub const ENTRY_COMMANDS_MAX: usize = Version::ORDINALS;
 /// Encoded commands in one entry, in bytes, at most. A single command may be longer.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 
+/// Touches in one entry, at most.
+pub const ENTRY_TOUCHES_MAX: usize = 512;
+
 const FORMAT_VERSION: u8 = 1;
 const BATCH: u8 = 1;
+const TOUCHES: u8 = 2;
 /// Version and stamp.
 const HEADER_BYTES: usize = 9;
 /// Kind and length.
@@ -89,9 +96,10 @@ impl EntryBuilder {
         self.commands += 1;
     }
 
-    /// The entry with this stamp; the builder is empty again. Without commands it is an entry for
-    /// its stamp's sake.
-    pub fn finish(&mut self, stamp: Millis) -> Vec<u8> {
+    /// The entry with this stamp and these encoded touches, of which there are at most
+    /// [`ENTRY_TOUCHES_MAX`]; the builder is empty again. Without commands and touches it is an
+    /// entry for its stamp's sake.
+    pub fn finish(&mut self, stamp: Millis, touches: &[u8]) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let commands = std::mem::take(&mut self.commands);
         bytes.resize(bytes.len().max(HEADER_BYTES), 0);
@@ -105,6 +113,11 @@ impl EntryBuilder {
             bytes[body_start..COMMANDS_START].copy_from_slice(&(commands as u16).to_le_bytes());
         }
         self.reserved = bytes.len().min(RESERVED_BYTES_MAX);
+        if !touches.is_empty() {
+            bytes.push(TOUCHES);
+            bytes.extend_from_slice(&(touches.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(touches);
+        }
         bytes
     }
 }
@@ -129,6 +142,9 @@ pub enum EntryError {
     /// There is a second batch, an empty one, or one that is too long.
     #[error("a batch of the log entry is malformed")]
     BadBatch,
+    /// There are touches twice, none, too many, or a part of one.
+    #[error("the touches of the log entry are malformed")]
+    BadTouches,
     /// A command of the batch is a read, which never enters the log.
     #[error("the log entry holds a read")]
     Read,
@@ -143,6 +159,7 @@ pub struct EntryReader<'a> {
     stamp: Millis,
     commands: usize,
     encoded: &'a [u8],
+    touches: &'a [u8],
 }
 
 impl<'a> EntryReader<'a> {
@@ -154,20 +171,24 @@ impl<'a> EntryReader<'a> {
         }
         let (stamp, mut rest) = rest.split_first_chunk().ok_or(EntryError::Truncated)?;
         let stamp = Millis(u64::from_le_bytes(*stamp));
-        let mut entry = EntryReader { stamp, commands: 0, encoded: &[] };
+        let mut entry = EntryReader { stamp, commands: 0, encoded: &[], touches: &[] };
         while let Some((&kind, after_kind)) = rest.split_first() {
-            if kind != BATCH {
+            if kind != BATCH && kind != TOUCHES {
                 return Err(EntryError::UnknownKind(kind));
             }
             let (length, after) = after_kind.split_first_chunk().ok_or(EntryError::Truncated)?;
             let (body, after) = after
                 .split_at_checked(u32::from_le_bytes(*length) as usize)
                 .ok_or(EntryError::Truncated)?;
+            rest = after;
+            if kind == TOUCHES {
+                entry.touches = check_touches(body, entry.touches)?;
+                continue;
+            }
             if entry.commands > 0 {
                 return Err(EntryError::BadBatch);
             }
             (entry.commands, entry.encoded) = check_batch(body)?;
-            rest = after;
         }
         Ok(entry)
     }
@@ -184,13 +205,25 @@ impl<'a> EntryReader<'a> {
 
     /// Whether the entry is there for its stamp's sake only.
     pub fn is_empty(&self) -> bool {
-        self.commands == 0
+        self.commands == 0 && self.touches.is_empty()
+    }
+
+    /// The touches, encoded.
+    pub fn touches(&self) -> &'a [u8] {
+        self.touches
     }
 
     /// The commands in order. The position of each is its ordinal.
     pub fn commands(&self) -> Commands<'a> {
         Commands { encoded: self.encoded }
     }
+}
+
+/// The body of touches, if it is the first.
+fn check_touches<'a>(body: &'a [u8], before: &[u8]) -> Result<&'a [u8], EntryError> {
+    let is_whole = !body.is_empty() && body.len().is_multiple_of(TOUCH_BYTES);
+    let is_sound = is_whole && body.len() <= ENTRY_TOUCHES_MAX * TOUCH_BYTES && before.is_empty();
+    if is_sound { Ok(body) } else { Err(EntryError::BadTouches) }
 }
 
 /// The number of commands in the body of a batch, and their encoding.
@@ -255,7 +288,7 @@ mod tests {
         builder.push(&encoded(&Command { key: b"", operation: Operation::Flush }));
         builder
             .push(&encoded(&Command { key: b"n", operation: Operation::Increment { delta: 4 } }));
-        builder.finish(Millis(1 << 41))
+        builder.finish(Millis(1 << 41), &[])
     }
 
     #[test]
@@ -272,10 +305,31 @@ mod tests {
     fn an_entry_may_consist_of_its_stamp() {
         let mut builder = EntryBuilder::new();
         for stamp in [Millis(0), Millis(u64::MAX)] {
-            let bytes = builder.finish(stamp);
+            let bytes = builder.finish(stamp, &[]);
             let entry = EntryReader::new(&bytes).expect("an entry");
             assert_eq!((entry.stamp(), entry.len(), entry.is_empty()), (stamp, 0, true));
             assert_eq!(entry.commands().next(), None);
+        }
+    }
+
+    #[test]
+    fn touches_go_with_commands_or_alone_and_must_be_whole() {
+        let touches = [7; 3 * TOUCH_BYTES];
+        let mut builder = EntryBuilder::new();
+        let alone = builder.finish(Millis(5), &touches);
+        builder.push(&encoded(&set(b"key", b"value")));
+        let with_command = builder.finish(Millis(5), &touches);
+        for (bytes, commands) in [(alone, 0), (with_command, 1)] {
+            let entry = EntryReader::new(&bytes).expect("an entry");
+            assert_eq!((entry.touches(), entry.len()), (&touches[..], commands));
+            assert!(!entry.is_empty());
+            let twice = [&bytes[..], &bytes[bytes.len() - SECTION_HEADER_BYTES - touches.len()..]];
+            assert_eq!(EntryReader::new(&twice.concat()).err(), Some(EntryError::BadTouches));
+        }
+        let too_many = [1; (ENTRY_TOUCHES_MAX + 1) * TOUCH_BYTES];
+        for wrong in [&[1; TOUCH_BYTES + 1][..], &too_many] {
+            let bytes = EntryBuilder::new().finish(Millis(5), wrong);
+            assert_eq!(EntryReader::new(&bytes).err(), Some(EntryError::BadTouches));
         }
     }
 
@@ -288,7 +342,7 @@ mod tests {
             assert!(builder.is_empty() && builder.bytes_len() == 0);
             builder.push(&command);
             assert_eq!((builder.len(), builder.bytes_len()), (1, command.len()));
-            finished.push(builder.finish(Millis(3)));
+            finished.push(builder.finish(Millis(3), &[]));
         }
         assert!(finished.windows(2).all(|pair| pair[0] == pair[1]));
     }
@@ -302,7 +356,7 @@ mod tests {
             builder.push(&command);
         }
         assert!(builder.is_full() && !builder.has_room_for(command.len()));
-        let bytes = builder.finish(Millis(1));
+        let bytes = builder.finish(Millis(1), &[]);
         assert_eq!(EntryReader::new(&bytes).expect("an entry").len(), ENTRY_COMMANDS_MAX);
         let mut too_many = bytes[..COMMANDS_START].to_vec();
         too_many.extend((0..=ENTRY_COMMANDS_MAX).flat_map(|_| command.clone()));
@@ -326,14 +380,14 @@ mod tests {
         builder.push(&encoded(&set(b"key", &vec![0; rest - overhead])));
         assert_eq!(builder.bytes_len(), ENTRY_BYTES_MAX);
         assert!(builder.is_full());
-        assert_eq!(EntryReader::new(&builder.finish(Millis(1))).expect("an entry").len(), 2);
+        assert_eq!(EntryReader::new(&builder.finish(Millis(1), &[])).expect("an entry").len(), 2);
 
         let (key, value) = (vec![1; KEY_BYTES_MAX], vec![2; VALUE_BYTES_MAX]);
         let largest = encoded(&set(&key, &value));
         assert!(builder.has_room_for(largest.len()));
         builder.push(&largest);
         assert!(builder.is_full());
-        let bytes = builder.finish(Millis(1));
+        let bytes = builder.finish(Millis(1), &[]);
         let entry = EntryReader::new(&bytes).expect("an entry");
         assert_eq!(entry.commands().next(), Some(set(&key, &value)));
     }
@@ -360,13 +414,16 @@ mod tests {
     #[test]
     fn reads_second_batches_and_loose_bytes_are_refused() {
         let with_batch = |body: &[u8]| {
-            let mut bytes = EntryBuilder::new().finish(Millis(1));
+            let mut bytes = EntryBuilder::new().finish(Millis(1), &[]);
             bytes.push(BATCH);
             bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
             bytes.extend_from_slice(body);
             bytes
         };
-        let get = [&[1, 0][..], &encoded(&Command { key: b"k", operation: Operation::Get })];
+        let get = [
+            &[1, 0][..],
+            &encoded(&Command { key: b"k", operation: Operation::Get { peek: false } }),
+        ];
         assert_eq!(EntryReader::new(&with_batch(&get.concat())).err(), Some(EntryError::Read));
         assert_eq!(EntryReader::new(&with_batch(&[0, 0])).err(), Some(EntryError::BadBatch));
         let write = encoded(&set(b"k", b"v"));

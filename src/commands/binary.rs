@@ -125,12 +125,12 @@ pub fn dispatch(
     context: &mut SessionContext<'_>,
 ) {
     let echo = Echo { opcode: request.opcode().unwrap_or_default(), opaque: request.opaque };
-    let read_from = match FrameExtras::read(request.frame_extras, &request.command) {
-        Ok(extras) => extras.read_from,
+    let extras = match FrameExtras::read(request.frame_extras, &request.command) {
+        Ok(extras) => extras,
         Err(status) => return refuse(echo, status, status.text(), connection, context),
     };
-    connection.replies.set_read_from(read_from);
-    if let Some((key, operation, success)) = engine_command(request) {
+    connection.replies.set_read_from(extras.read_from);
+    if let Some((key, operation, success)) = engine_command(request, extras.peek) {
         let reply = BinaryReply { echo, loudness: request.loudness, success };
         let command = EngineCommand { key, operation };
         return keyed(reply, request.vbucket, &command, settings, connection, context);
@@ -192,10 +192,15 @@ pub fn refuse(
 }
 
 /// The engine's command for a request about one key, with what its success is answered with.
-fn engine_command<'a>(request: &Request<'a>) -> Option<(&'a [u8], Operation<'a>, Success)> {
+fn engine_command<'a>(
+    request: &Request<'a>,
+    peek: bool,
+) -> Option<(&'a [u8], Operation<'a>, Success)> {
     let version = Version(request.cas);
     Some(match request.command {
-        Command::Get { key, return_key } => (key, Operation::Get, Success::Value(return_key)),
+        Command::Get { key, return_key } => {
+            (key, Operation::Get { peek }, Success::Value(return_key))
+        }
         Command::Store { mode, key, value, flags, expiration } => {
             let condition = match mode {
                 // A version makes the same of all three, as it does in memcached.

@@ -34,6 +34,7 @@ pub(super) fn reset(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
     execution.settings.reply_mode = ReplyMode::On;
     execution.set_version(Version::Resp2);
     execution.connection.replies.set_read_from(ReadFrom::Leader);
+    execution.connection.replies.set_peeking(false);
     if let Some(client) = execution.connection.client(execution.context.clients) {
         client.name.clear();
     }
@@ -232,15 +233,28 @@ pub(super) fn client_list(execution: &mut Execution<'_, '_>, arguments: Argument
     execution.answer(|out, version| encode::verbatim(out, version, lines.as_bytes()));
 }
 
-/// CLIENT NO-EVICT and NO-TOUCH ON | OFF: neither applies here. Clients are never evicted for
-/// their buffers, and whether a read counts as a touch is up to the replicated LRU.
-pub(super) fn client_switch(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    let switch = arguments.at(2);
-    if switch.eq_ignore_ascii_case(b"ON") || switch.eq_ignore_ascii_case(b"OFF") {
-        execution.ok();
-    } else {
-        execution.error(errors::SYNTAX);
+/// CLIENT NO-EVICT ON | OFF: clients are never evicted for their buffers.
+pub(super) fn client_no_evict(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
+    switch(execution, arguments);
+}
+
+/// CLIENT NO-TOUCH ON | OFF: whether what this connection reads counts as used.
+pub(super) fn client_no_touch(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
+    if let Some(is_on) = switch(execution, arguments) {
+        execution.connection.replies.set_peeking(is_on);
     }
+}
+
+/// Reads ON or OFF and answers.
+fn switch(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) -> Option<bool> {
+    let switch = arguments.at(2);
+    let is_on = switch.eq_ignore_ascii_case(b"ON");
+    if is_on || switch.eq_ignore_ascii_case(b"OFF") {
+        execution.ok();
+        return Some(is_on);
+    }
+    execution.error(errors::SYNTAX);
+    None
 }
 
 /// CLIENT REPLY ON | OFF | SKIP

@@ -26,34 +26,39 @@ pub(super) fn delete(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>
     count(execution, arguments, Operation::Delete { version: Version(0), return_old: false });
 }
 
-/// EXISTS key \[key ...\] and TOUCH
+/// EXISTS key \[key ...\]
 pub(super) fn exists(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    count(execution, arguments, Operation::Inspect);
+    count(execution, arguments, Operation::Inspect { peek: true });
+}
+
+/// TOUCH key \[key ...\], which counts as a use even after CLIENT NO-TOUCH ON
+pub(super) fn touch(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
+    count(execution, arguments, Operation::Inspect { peek: false });
 }
 
 /// TYPE key
 pub(super) fn value_type(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::Type, arguments, Operation::Inspect);
+    execution.request_key(Shape::Type, arguments, Operation::Inspect { peek: true });
 }
 
 /// TTL key
 pub(super) fn seconds_left(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::SecondsLeft, arguments, Operation::Inspect);
+    execution.request_key(Shape::SecondsLeft, arguments, Operation::Inspect { peek: true });
 }
 
 /// PTTL key
 pub(super) fn millis_left(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::MillisLeft, arguments, Operation::Inspect);
+    execution.request_key(Shape::MillisLeft, arguments, Operation::Inspect { peek: true });
 }
 
 /// EXPIRETIME key
 pub(super) fn deadline_seconds(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::DeadlineSeconds, arguments, Operation::Inspect);
+    execution.request_key(Shape::DeadlineSeconds, arguments, Operation::Inspect { peek: true });
 }
 
 /// PEXPIRETIME key
 pub(super) fn deadline_millis(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::DeadlineMillis, arguments, Operation::Inspect);
+    execution.request_key(Shape::DeadlineMillis, arguments, Operation::Inspect { peek: true });
 }
 
 /// PERSIST key

@@ -24,7 +24,8 @@ fn plain_set(value: &[u8]) -> Operation<'_> {
 
 /// GET key
 pub(super) fn get(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::Value, arguments, Operation::Get);
+    let peek = execution.connection.replies.is_peeking();
+    execution.request_key(Shape::Value, arguments, Operation::Get { peek });
 }
 
 /// SET key value \[NX | XX\] \[GET\] \[EX s | PX ms | EXAT s | PXAT ms | KEEPTTL\]
@@ -245,7 +246,8 @@ pub(super) fn get_and_expire(execution: &mut Execution<'_, '_>, arguments: Argum
 pub(super) fn get_many(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
     let keys = arguments.from(1);
     if execution.check_keys(keys.iter()) {
-        let commands = keys.iter().map(|key| Command { key, operation: Operation::Get });
+        let peek = execution.connection.replies.is_peeking();
+        let commands = keys.iter().map(|key| Command { key, operation: Operation::Get { peek } });
         execution.request_parts(Shape::Value, Aggregate::Array, commands);
     }
 }
@@ -270,7 +272,8 @@ pub(super) fn set_many(execution: &mut Execution<'_, '_>, arguments: Arguments<'
 
 /// STRLEN key
 pub(super) fn length(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    execution.request_key(Shape::Number, arguments, Operation::Inspect);
+    let peek = execution.connection.replies.is_peeking();
+    execution.request_key(Shape::Number, arguments, Operation::Inspect { peek });
 }
 
 /// APPEND key value

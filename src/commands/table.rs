@@ -367,7 +367,7 @@ const ALL: [CommandSpec; COUNT] = [
         ALL_KEYS,
         Generic,
         ("3.2.1", "Counts the keys that exist."),
-        keys::exists,
+        keys::touch,
     ),
     plain("dbsize", 1, READ.and(FAST), Server, ("1.0.0", "Counts the keys."), keys::database_size),
     plain("flushall", -1, WRITE, Server, ("1.0.0", "Removes all keys."), keys::flush),
@@ -564,7 +564,7 @@ const CLIENT: &[CommandSpec] = &[
         LOADING.and(STALE),
         Connection,
         ("7.0.0", "Has no effect."),
-        connection::client_switch,
+        connection::client_no_evict,
     ),
     plain(
         "no-touch",
@@ -572,7 +572,7 @@ const CLIENT: &[CommandSpec] = &[
         LOADING.and(STALE),
         Connection,
         ("7.2.0", "Has no effect."),
-        connection::client_switch,
+        connection::client_no_touch,
     ),
     plain(
         "reply",

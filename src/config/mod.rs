@@ -169,6 +169,8 @@ pub struct NodeConfig {
     pub value_bytes_max: usize,
     /// How long a request may wait.
     pub request_deadline: Duration,
+    /// How long after a use reads leave no further touch; zero for never.
+    pub touch_interval: Duration,
     /// One Raft tick.
     pub tick: Duration,
     /// Ticks without a leader until the first successor campaigns.
@@ -227,6 +229,7 @@ impl NodeConfig {
             connections_max: reader.integer("connections_max", 1, 1_000_000)? as u32,
             value_bytes_max: reader.read("value_bytes_max", value_size)?,
             request_deadline: reader.duration("request_deadline", 100, 60_000)?,
+            touch_interval: reader.duration("touch_interval", 0, 3_600_000)?,
             tick: reader.duration("tick", 10, 1_000)?,
             election_ticks: reader.integer("election_ticks", 3, 100)? as u32,
             log: reader.read("log", log_filter)?,

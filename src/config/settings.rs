@@ -103,6 +103,13 @@ pub const SETTINGS: &[Setting] = &[
          holds. The same on every node",
     ),
     setting(
+        "touch_interval",
+        "DURATION",
+        "5s",
+        "A read counts as a use of its key unless the key was used within this time; uses decide \
+         what is evicted. 0s lets only writes count",
+    ),
+    setting(
         "durability",
         "fsync|memory",
         "fsync",

@@ -125,6 +125,12 @@ const SHARD_METRICS: &[ShardMetric] = &[
     ("operations_total", Kind::Counter, "Commands applied or read.", |s| s.operations),
     ("hits_total", Kind::Counter, "Reads that found their key.", |s| s.hits),
     ("misses_total", Kind::Counter, "Reads that did not find their key.", |s| s.misses),
+    ("touches_sent_total", Kind::Counter, "Uses by reads here, on their way into the log.", |s| {
+        s.touches_sent
+    }),
+    ("touches_applied_total", Kind::Counter, "Uses by reads that were applied.", |s| {
+        s.touches_applied
+    }),
 ];
 
 /// The whole page.

@@ -86,6 +86,8 @@ fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
             operations: script.operations,
             hits: 3,
             misses: 4,
+            touches_sent: 5,
+            touches_applied: 6,
             lease: leads.then_some(Nanos(212_000_000)),
             replicas: if leads { placement.replicas(shard).map(replica).collect() } else { vec![] },
         }

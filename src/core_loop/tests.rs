@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proto::peer::Settings;
 use shards::contract::{CoreConfig, Durability, ReadMode};
-use shards::ids::{Address, CoreIndex, Nanos, NodeId};
+use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId};
 use shards::placement::Placement;
 use shards::wal::{LogIdentity, SEGMENT_BYTES};
 
@@ -141,6 +141,7 @@ impl Plan {
             tick: Nanos(20_000_000),
             election_ticks: 6,
             request_deadline: Nanos(5_000_000_000),
+            touch_interval: Millis(5_000),
             parked_bytes_max: 16 << 20,
             // A replica's identity is drawn from it, and must never be that of an earlier life.
             seed: crate::startup::random().expect("randomness"),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shards::contract::{CoreConfig, Durability, ReadMode};
-use shards::ids::{CoreIndex, Nanos, NodeId};
+use shards::ids::{CoreIndex, Millis, Nanos, NodeId};
 use shards::placement::Placement;
 use shards::wal::LogIdentity;
 
@@ -218,6 +218,7 @@ fn engine(cores: u16, shards: u16) -> CoreConfig {
         tick: Nanos(50_000_000),
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
+        touch_interval: Millis(5_000),
         parked_bytes_max: 1 << 20,
         seed: 1,
     }

@@ -195,6 +195,8 @@ pub struct ReplyQueue {
     overflowed: bool,
     /// Who may answer the reads that are sent from now on.
     read_from: ReadFrom,
+    /// Whether reads do not count as uses of their keys.
+    is_peeking: bool,
 }
 
 /// Bytes that were sent already and may stay at the front of the output before it is moved.
@@ -491,6 +493,16 @@ impl ReplyQueue {
             self.stash.forget();
             self.held.forget();
         }
+    }
+
+    /// Whether reads count as uses of their keys from now on.
+    pub fn set_peeking(&mut self, is_peeking: bool) {
+        self.is_peeking = is_peeking;
+    }
+
+    /// Whether reads do not count as uses of their keys.
+    pub fn is_peeking(&self) -> bool {
+        self.is_peeking
     }
 
     /// Who may answer reads from now on.

@@ -27,12 +27,14 @@ pub struct Shape {
     pub cores: u16,
     pub shards: u16,
     pub durability: &'static str,
+    pub memory: &'static str,
     pub extra: Vec<String>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { nodes: 3, cores: 1, shards: 8, durability: "memory", extra: Vec::new() }
+        let (durability, memory) = ("memory", "256MiB");
+        Shape { nodes: 3, cores: 1, shards: 8, durability, memory, extra: Vec::new() }
     }
 }
 
@@ -90,7 +92,7 @@ impl Cluster {
             .arg("serve")
             .args(["--node-id", &node.to_string(), "--members", &members.join(",")])
             .args(["--cores", &self.shape.cores.to_string(), "--pin", "float"])
-            .args(["--shards", &self.shape.shards.to_string(), "--memory", "256MiB"])
+            .args(["--shards", &self.shape.shards.to_string(), "--memory", self.shape.memory])
             .args(["--durability", self.shape.durability])
             .arg("--data-dir")
             .arg(self.data_path(node))

@@ -10,6 +10,7 @@ mod failover;
 mod http;
 mod leadership;
 mod malformed;
+mod recency;
 mod recovery;
 mod rolling;
 mod routing;

@@ -37,6 +37,7 @@ mod kind {
     pub const QUESTION: u8 = 15;
     pub const ANSWER: u8 = 16;
     pub const ASTRAY: u8 = 17;
+    pub const TOUCHES: u8 = 18;
 }
 
 /// A message, borrowed from its frame.
@@ -77,6 +78,8 @@ pub enum Message<'a> {
     Answer(ShardId, Answer),
     /// "I belong to the formation of this epoch, and know no leader: has it been replaced?"
     Astray(ShardId, u64),
+    /// What readers of a follower used, encoded as in a log entry; to its leader.
+    Touches(ShardId, &'a [u8]),
 }
 
 /// A follower's question to its leader.
@@ -357,6 +360,14 @@ impl FrameBuilder {
         });
     }
 
+    /// Adds a follower's touches, which `fill` appends.
+    pub fn touches(&mut self, shard: ShardId, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.message(kind::TOUCHES, |out| {
+            out.extend_from_slice(&shard.0.to_le_bytes());
+            fill(out);
+        });
+    }
+
     /// Adds the notice that this node is about to stop.
     pub fn draining(&mut self) {
         self.message(kind::DRAINING, |_| {});
@@ -595,6 +606,7 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
             }
             Message::Astray(shard, epoch)
         }
+        kind::TOUCHES => Message::Touches(shard, payload.rest()),
         kind::PROBE => Message::Probe(shard, ReplicaId(payload.u64()?)),
         kind::EMPTY => Message::Empty(shard, ReplicaId(payload.u64()?)),
         kind::PREPARE => Message::Prepare(shard, payload.formation()?),
@@ -660,8 +672,11 @@ mod tests {
         raft.entries.push(raft::eraftpb::Entry { data: vec![1, 2, 3], ..Default::default() });
         builder.raft(ShardId(1), &raft);
         let mut command = Vec::new();
-        crate::command::Command { key: b"k", operation: crate::command::Operation::Get }
-            .encode(&mut command);
+        crate::command::Command {
+            key: b"k",
+            operation: crate::command::Operation::Get { peek: false },
+        }
+        .encode(&mut command);
         builder.requests(
             RequestsHeader { shard: ShardId(2), batch: 9, oldest: 8 },
             [(RequestFlags::new(true), &command[..]), (RequestFlags::new(false), &command[..])]
@@ -700,6 +715,7 @@ mod tests {
             builder.answer(ShardId(3), &Answer { asker, attempt, point });
         }
         builder.formation(&Message::Astray(ShardId(3), 5));
+        builder.touches(ShardId(3), |out| out.extend_from_slice(b"touched"));
         builder.take(Vec::new())
     }
 
@@ -710,7 +726,7 @@ mod tests {
         let frame = sample_frame();
         let messages: Vec<_> =
             Messages::new(&frame).map(|message| message.expect("a whole message")).collect();
-        assert_eq!(messages.len(), 15);
+        assert_eq!(messages.len(), 16);
         let Message::Raft(ShardId(1), raft) = &messages[0] else { panic!("{messages:?}") };
         assert_eq!(decode_raft(raft).expect("a Raft message").entries[0].data, [1, 2, 3]);
         let Message::Requests(header, mut items) = messages[1] else { panic!("{messages:?}") };
@@ -728,7 +744,8 @@ mod tests {
         let answer = |point| Message::Answer(shard, Answer { asker, attempt, point });
         let question = Message::Question(shard, Question { asker, attempt });
         let astray = Message::Astray(shard, 5);
-        assert_eq!(messages[11..], [question, answer(None), answer(Some(POINT)), astray]);
+        let touches = Message::Touches(shard, b"touched");
+        assert_eq!(messages[11..], [question, answer(None), answer(Some(POINT)), astray, touches]);
     }
 
     #[test]

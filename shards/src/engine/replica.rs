@@ -19,6 +19,7 @@ mod following;
 mod inspect;
 mod office;
 mod salvage;
+mod touching;
 mod waiting;
 mod wrong;
 
@@ -29,6 +30,7 @@ use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 use self::following::Asked;
 pub use self::inspect::SnapshotOpening;
+use self::touching::TOUCHES_PER_TICK;
 use self::waiting::{Riders, Waiting};
 use super::follower_reads::FollowerReads;
 use super::journal::{Journal, Waiting as Unwritten};
@@ -80,7 +82,7 @@ impl Gathered {
     /// Takes it apart again: visits its commands, and the reads between them, in order.
     fn scatter(mut self, mut visit: impl FnMut(&Parcel<'_>)) {
         let ordered = self.bars_reads;
-        let entry = self.builder.finish(Millis(0));
+        let entry = self.builder.finish(Millis(0), &[]);
         let Ok(reader) = EntryReader::new(&entry) else { return };
         let mut riders = self.riders.iter().peekable();
         let mut encoded = Vec::new();
@@ -170,6 +172,10 @@ pub struct Replica {
     doubtful: Vec<Proposed>,
     proposed_bytes: usize,
     stamp_wanted: bool,
+    /// Touches that may still be proposed, or sent to the leader, in this tick.
+    touch_allowance: usize,
+    /// Ticks for which touches have waited that no command took along.
+    touch_ticks: u32,
     reads: Reads,
     lease: Lease,
     follower_reads: FollowerReads,
@@ -323,6 +329,8 @@ impl Replica {
             doubtful: Vec::new(),
             proposed_bytes: 0,
             stamp_wanted: false,
+            touch_allowance: TOUCHES_PER_TICK,
+            touch_ticks: 0,
             reads: Reads::new(attempts.next()),
             lease: Lease::new(config),
             follower_reads: FollowerReads::new(attempts.next()),
@@ -565,6 +573,7 @@ impl Replica {
             self.request_read_index(attempt, courier);
         }
         self.tick_follower_reads(now, courier);
+        self.tick_touches(courier);
         self.expire(now.monotonic, courier);
         self.hold_ticks = self.hold_ticks.saturating_sub(1);
         self.last_at_ticks.rotate_left(1);
@@ -754,7 +763,8 @@ impl Replica {
                 None => return,
             };
             self.gathered_bytes -= gathered.builder.bytes_len();
-            let data = gathered.builder.finish(self.clock.running(now));
+            let touches = self.touches_to_propose();
+            let data = gathered.builder.finish(self.clock.running(now), &touches);
             let bytes = data.len();
             if self.raw.propose(Vec::new(), data).is_err() {
                 // raft-rs drops proposals of a leader that was removed or hands over; this

@@ -86,7 +86,7 @@ impl Store {
         answer: Answer,
     ) -> Outcome<'_> {
         let effect = match command.operation {
-            Operation::Get | Operation::Inspect | Operation::KeyCount => {
+            Operation::Get { .. } | Operation::Inspect { .. } | Operation::KeyCount => {
                 Effect::bare(Status::Invalid)
             }
             Operation::Flush => {
@@ -153,9 +153,10 @@ impl Store {
             Operation::Expire { expiry, condition, return_value } => {
                 self.expire(target, expiry, condition, old_value(return_value))
             }
-            Operation::Get | Operation::Inspect | Operation::KeyCount | Operation::Flush => {
-                Effect::bare(Status::Invalid)
-            }
+            Operation::Get { .. }
+            | Operation::Inspect { .. }
+            | Operation::KeyCount
+            | Operation::Flush => Effect::bare(Status::Invalid),
         }
     }
 

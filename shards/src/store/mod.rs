@@ -26,11 +26,13 @@ mod snapshot;
 mod table;
 #[cfg(test)]
 mod tests;
+mod touches;
 mod warm;
 
 pub use accounting::ENTRY_OVERHEAD_BYTES;
 pub use clock::ShardClock;
 pub use snapshot::{RestoreError, Restorer, SnapshotProgress};
+pub use touches::TOUCH_BYTES;
 pub use warm::WARM_COMMANDS_MAX;
 
 use crate::command::{Command, Operation};
@@ -46,6 +48,7 @@ use slab::{NO_DEADLINE, Slab, Slot};
 use snapshot::Cursor;
 use std::fmt;
 use table::{KeyHash, Table};
+use touches::{Touch, Touches};
 
 /// Due entries removed at the start of a log entry, at most. As many as a log entry can add, so
 /// that removal keeps up with writing; few enough to cost no more than a full log entry does.
@@ -66,6 +69,9 @@ pub struct StoreSettings {
     pub value_bytes_max: u64,
     /// Seed of the key table. Each process has its own, unknown to clients.
     pub hash_seed: u64,
+    /// How long after a use reads leave no touch of an entry, in shard time; zero if they never do.
+    /// Each replica's own.
+    pub touch_interval: Millis,
 }
 
 impl StoreSettings {
@@ -75,6 +81,7 @@ impl StoreSettings {
             bytes_max: config.shard_bytes_max,
             value_bytes_max: config.value_bytes_max as u64,
             hash_seed: config.seed ^ u64::from(shard.0),
+            touch_interval: config.touch_interval,
         }
     }
 }
@@ -154,6 +161,8 @@ struct Statistics {
     expired: u64,
     hits: u64,
     misses: u64,
+    touched: u64,
+    touches_taken: u64,
 }
 
 /// The state machine of one shard.
@@ -173,6 +182,7 @@ pub struct Store {
     parting: Box<[u8]>,
     /// Flushed entries whose memory is not yet free.
     retired: Vec<Vec<Slot>>,
+    touches: Touches,
     /// The snapshot under way.
     cursor: Option<Box<Cursor>>,
     statistics: Statistics,
@@ -205,14 +215,18 @@ impl Store {
             stamp: Millis(0),
             parting: Box::default(),
             retired: Vec::new(),
+            touches: Touches::new(settings.touch_interval),
             cursor: None,
             statistics: Statistics::default(),
         }
     }
 
-    /// Starts a log entry: moves the applied stamp forward (never back), and removes entries that
-    /// are due by it in the order (deadline, version), at most [`EXPIRED_PER_ENTRY_MAX`].
-    pub fn begin_entry(&mut self, stamp: Millis) {
+    /// Starts a log entry: moves the applied stamp forward (never back), removes entries that are
+    /// due by it in the order (deadline, version), at most [`EXPIRED_PER_ENTRY_MAX`], and makes
+    /// those that `touches` mean the ones used last, in this order. What a touch meant and is gone
+    /// is passed over.
+    pub fn begin_entry(&mut self, stamp: Millis, touches: &[u8]) {
+        self.touches.turn_to(self.stamp.max(stamp), self.stamp, self.recency.next_number());
         self.stamp = self.stamp.max(stamp);
         self.parting = Box::default();
         self.free_retired();
@@ -221,6 +235,52 @@ impl Store {
                 break;
             }
         }
+        self.apply_touches(touches);
+    }
+
+    fn apply_touches(&mut self, touches: &[u8]) {
+        for touch in Touch::decode_all(touches) {
+            let is_slot = (touch.slot as usize) < self.slab.len();
+            let Some(entry) = is_slot.then(|| &self.slab[touch.slot]) else { continue };
+            if entry.is_vacant() || !touch.means(entry.version) || entry.is_due(self.stamp.0) {
+                continue;
+            }
+            self.touch(touch.slot);
+            self.statistics.touched += 1;
+        }
+    }
+
+    /// Makes an entry the one used last.
+    fn touch(&mut self, slot: u32) {
+        self.spare(slot);
+        self.terms.subtract(self.slab[slot].term(slot));
+        self.recency.renew(&mut self.slab, slot);
+        self.terms.add(self.slab[slot].term(slot));
+    }
+
+    /// Takes touches that another replica's readers left.
+    pub fn add_touches(&mut self, touches: &[u8]) {
+        for touch in Touch::decode_all(touches) {
+            self.touches.add(touch);
+        }
+    }
+
+    /// Moves up to `count_max` touches that readers left to `out`, encoded in
+    /// [`TOUCH_BYTES`] each. Returns how many.
+    pub fn take_touches(&mut self, count_max: usize, out: &mut Vec<u8>) -> usize {
+        let count = self.touches.take(count_max, out);
+        self.statistics.touches_taken += count as u64;
+        count
+    }
+
+    /// How many touches wait to be taken.
+    pub fn touches_waiting(&self) -> usize {
+        self.touches.len()
+    }
+
+    /// Whether the next writes may evict: less than an eighth of the limit is left.
+    pub fn is_nearly_full(&self) -> bool {
+        self.bytes > self.bytes_max / 8 * 7
     }
 
     /// Runs a read at the applied state. `running` is the leader's running shard clock.
@@ -229,8 +289,8 @@ impl Store {
     /// load something is always about to expire. A command that is not a read comes to
     /// [`Status::Invalid`].
     pub fn read(&mut self, command: &Command<'_>, running: Millis) -> ReadOutcome<'_> {
-        let key = match command.operation {
-            Operation::Get | Operation::Inspect => command.key,
+        let (key, peek) = match command.operation {
+            Operation::Get { peek } | Operation::Inspect { peek } => (command.key, peek),
             Operation::KeyCount => {
                 let number = self.keys() - self.expiry.count_due(self.stamp.0);
                 return ReadOutcome::Done(Outcome { number, ..Outcome::bare(Status::Ok) });
@@ -250,7 +310,15 @@ impl Store {
             };
         }
         self.statistics.hits += 1;
+        if defect::is(Defect::RecencyMovedByReads) {
+            self.touch(slot);
+        }
         let entry = &self.slab[slot];
+        if !peek {
+            let now = running.max(self.stamp);
+            self.touches.turn_to(now, self.stamp, self.recency.next_number());
+            self.touches.note(slot, entry.version, entry.recency);
+        }
         let value = entry.value();
         ReadOutcome::Done(Outcome {
             status: Status::Ok,
@@ -259,7 +327,7 @@ impl Store {
             number: value.len() as u64,
             expires_in: time_left(entry.deadline, running.max(self.stamp)),
             expires_at: point(entry.deadline),
-            value: (command.operation == Operation::Get).then_some(value),
+            value: matches!(command.operation, Operation::Get { .. }).then_some(value),
         })
     }
 
@@ -317,6 +385,16 @@ impl Store {
     /// Reads that did not find their key since this replica started.
     pub fn misses(&self) -> u64 {
         self.statistics.misses
+    }
+
+    /// Touches applied since this replica started.
+    pub fn touched(&self) -> u64 {
+        self.statistics.touched
+    }
+
+    /// Touches proposed, or sent to the leader, since this replica started.
+    pub fn touches_taken(&self) -> u64 {
+        self.statistics.touches_taken
     }
 
     /// The earliest deadline. Once the running clock has passed it, the leader proposes an entry

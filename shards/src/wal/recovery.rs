@@ -414,7 +414,7 @@ impl RecoveredReplica {
     fn replay_commands(&mut self, epoch: u64, entry: &EntryRef<'_>) -> Result<(), String> {
         let reader = EntryReader::new(entry.data)
             .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
-        self.store.begin_entry(reader.stamp());
+        self.store.begin_entry(reader.stamp(), reader.touches());
         for (ordinal, command) in reader.commands().enumerate() {
             let version = Version::new(epoch, Index(entry.index), ordinal);
             self.store.apply(version, &command, Answer::Unwanted);

@@ -32,6 +32,7 @@ fn config() -> CoreConfig {
         tick: Nanos(50_000_000),
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
+        touch_interval: Millis(5_000),
         parked_bytes_max: 1 << 20,
         seed: 1,
     }
@@ -88,7 +89,7 @@ fn entry(index: u64, term: u64, random: &mut Dice) -> Entry {
     let mut encoded = Vec::new();
     command.encode(&mut encoded);
     builder.push(&encoded);
-    Entry { index, term, data: builder.finish(Millis(index * 10)), ..Entry::default() }
+    Entry { index, term, data: builder.finish(Millis(index * 10), &[]), ..Entry::default() }
 }
 
 /// A small generator of numbers: enough to mix schedules.
@@ -126,7 +127,7 @@ impl Expected {
         let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config(), shard));
         for entry in self.entries.iter().filter(|e| e.index <= applied) {
             let reader = crate::entry::EntryReader::new(&entry.data).expect("an entry");
-            store.begin_entry(reader.stamp());
+            store.begin_entry(reader.stamp(), reader.touches());
             for (ordinal, command) in reader.commands().enumerate() {
                 let version = crate::ids::Version::new(3, Index(entry.index), ordinal);
                 store.apply(version, &command, crate::store::Answer::Unwanted);
@@ -224,7 +225,7 @@ impl Play {
         let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config(), id));
         for entry in expected.entries.iter().filter(|entry| entry.index <= commit) {
             let reader = crate::entry::EntryReader::new(&entry.data).expect("an entry");
-            store.begin_entry(reader.stamp());
+            store.begin_entry(reader.stamp(), reader.touches());
             for (ordinal, command) in reader.commands().enumerate() {
                 let version = crate::ids::Version::new(3, Index(entry.index), ordinal);
                 store.apply(version, &command, crate::store::Answer::Unwanted);
@@ -419,7 +420,7 @@ fn a_record_longer_than_a_segment_gets_one_of_its_own() {
     }
     .encode(&mut encoded);
     builder.push(&encoded);
-    long.data = builder.finish(Millis(5));
+    long.data = builder.finish(Millis(5), &[]);
     writer.entries(ShardId(0), [long.clone()].iter());
     writer.want();
     let operation = writer.next_write().expect("a write");

@@ -52,6 +52,7 @@ impl World {
             tick: Nanos(TICK_NS),
             election_ticks: 6,
             request_deadline: Nanos(options.request_deadline),
+            touch_interval: options.touch_interval,
             parked_bytes_max: options.parked_bytes_max,
             seed: seed ^ u64::from(core.0),
         }

@@ -29,7 +29,7 @@ enum Play {
     Seeds(fn(Options) -> Options),
 }
 
-const DEFECTS: [(Defect, Play); 28] = [
+const DEFECTS: [(Defect, Play); 29] = [
     (Defect::ReusedReadContext, Play::Scenario(scenarios::LATE_CONFIRMATIONS)),
     (Defect::LeaseOfRaftRs, Play::Scenario(scenarios::PAUSED_LEADER)),
     (Defect::LeaseAfterTimeoutNow, Play::Scenario(scenarios::READ_AFTER_HANDING_OVER)),
@@ -38,6 +38,7 @@ const DEFECTS: [(Defect, Play); 28] = [
     (Defect::ReplyBeforeCommit, Play::Seeds(crashing)),
     (Defect::ApplyTwiceAfterSnapshot, Play::Seeds(crashing)),
     (Defect::EvictionOnFollowersOwn, Play::Seeds(evicting)),
+    (Defect::RecencyMovedByReads, Play::Seeds(evicting)),
     (Defect::ExpiryByLocalClock, Play::Seeds(expiring)),
     (Defect::SwappedReplies, Play::Seeds(pipelining)),
     (Defect::NotDoneForTruncated, Play::Scenario(scenarios::TRUNCATED_HERE_ALIVE_ELSEWHERE)),

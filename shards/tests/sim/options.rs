@@ -5,6 +5,7 @@
 //! quiet.
 
 use shards::contract::{Durability, ReadMode};
+use shards::ids::Millis;
 
 use crate::random::Random;
 
@@ -115,6 +116,8 @@ pub struct Options {
     pub shard_bytes_max: u64,
     /// How long a request may wait.
     pub request_deadline: u64,
+    /// How long after a use reads leave no touch.
+    pub touch_interval: Millis,
     /// Bytes that may wait for leaders.
     pub parked_bytes_max: usize,
     /// How long faults go on.
@@ -187,6 +190,12 @@ impl Options {
             shards: *random.pick(&[1, 1, 2, 3, 4, 6, 8]),
             shard_bytes_max: if keys == Keys::Evicted { 2_500 } else { 4 << 20 },
             request_deadline: *random.pick(&[500, 1_000, 2_000]) * MILLI,
+            touch_interval: *Random::stream(seed, "touches").pick(&[
+                Millis(0),
+                Millis(20),
+                Millis(20),
+                Millis(5_000),
+            ]),
             parked_bytes_max: *random.pick(&[2 << 10, 1 << 20, 1 << 20]),
             faults_last,
             delay_min: *random.pick(&[20, 100, 100, 500]) * MICRO,

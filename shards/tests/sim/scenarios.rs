@@ -8,7 +8,7 @@
 use history::register::{Condition, Input};
 use shards::command::RequestBatch;
 use shards::contract::{AdminCommand, Durability, ReadMode, Role, ShardStatus};
-use shards::ids::{Address, CoreIndex, NodeId, ShardId};
+use shards::ids::{Address, CoreIndex, Millis, NodeId, ShardId};
 
 use crate::options::{Disks, Faults, Keys, MICRO, MILLI, Options, SECOND};
 use crate::world::{Loss, Mail, TICK_NS, World};
@@ -758,6 +758,35 @@ fn reads_by_lease_cost_rounds_by_time_and_not_by_number() {
         most = most.max(reads);
     }
     assert!(most > 1_000 * rounds_max, "{most} reads");
+}
+
+/// A key that only a follower's clients read counts as used on all replicas, although nobody
+/// writes: the shard is nearly full, and the next write evicts what was not used.
+#[test]
+fn what_readers_of_a_follower_use_is_used_on_all_replicas() {
+    let options = Options {
+        keys: Keys::Evicted,
+        shard_bytes_max: 256,
+        replica_read_share: 1_000,
+        touch_interval: Millis(20),
+        ..quiet()
+    };
+    let mut stage = Stage::settled(options).expect("no violation");
+    stage.ask_anew(1, set(&"v".repeat(104), None));
+    stage.pass(SECOND).expect("no violation");
+    let status = |stage: &Stage, node| stage.status(node).expect("a replica");
+    assert!(status(&stage, 1).bytes > 224, "{} bytes", status(&stage, 1).bytes);
+    let before = status(&stage, 1).applied;
+    stage.ask_anew(2, Input::Get);
+    stage.pass(2 * SECOND).expect("no violation");
+    let sent = [1, 2, 3].map(|node| status(&stage, node).touches_sent);
+    // The leader sends on what it was sent.
+    assert_eq!(sent, [1, 1, 0]);
+    let applied = [1, 2, 3].map(|node| status(&stage, node).touches_applied);
+    assert_eq!(applied, [1; 3]);
+    let entries = status(&stage, 1).applied.0 - before.0;
+    assert!(entries <= 2, "{entries} entries for one touch");
+    stage.judge().expect("no violation");
 }
 
 /// Commands that come while the log is being written are one entry afterwards: they cost the group

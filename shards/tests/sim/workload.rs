@@ -647,7 +647,7 @@ fn part_of(place: usize, sequence: u32) -> u32 {
 
 fn operation_of(input: &Input) -> Operation<'_> {
     match input {
-        Input::Get => Operation::Get,
+        Input::Get => Operation::Get { peek: false },
         Input::Set { value, condition, lives, return_old } => Operation::Set {
             value,
             flags: 0,

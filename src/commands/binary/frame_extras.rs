@@ -2,7 +2,7 @@
 //! for and no connection has to negotiate.
 //!
 //! Each is a byte with its id in the high and its length in the low four bits, and as many bytes.
-//! There is one. What is not known, or makes no sense with the command, is refused: to ignore it
+//! What is not known, or makes no sense with the command, is refused: to ignore it
 //! could mean less than its sender relies on.
 
 use proto::memcached::{Command, Status};
@@ -10,12 +10,16 @@ use shards::command::ReadFrom;
 
 /// Who may answer a read: one byte, 1 for any replica, 2 for any replica as it is.
 const READ_FROM: u8 = 0xe;
+/// A read that does not count as a use of its key: no bytes.
+const PEEK: u8 = 0xd;
 
 /// What the frame extras of a request ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameExtras {
     /// Who may answer.
     pub read_from: ReadFrom,
+    /// Whether it does not count as a use.
+    pub peek: bool,
 }
 
 impl FrameExtras {
@@ -28,14 +32,13 @@ impl FrameExtras {
                 return Err(Status::INVALID_ARGUMENTS);
             };
             bytes = rest;
-            if id != READ_FROM {
-                return Err(Status::UNKNOWN_FRAME_EXTRA);
+            match (id, value, command) {
+                (READ_FROM, [1], Command::Get { .. }) => extras.read_from = ReadFrom::Replica,
+                (READ_FROM, [2], Command::Get { .. }) => extras.read_from = ReadFrom::Stale,
+                (PEEK, [], Command::Get { .. }) => extras.peek = true,
+                (READ_FROM | PEEK, ..) => return Err(Status::INVALID_ARGUMENTS),
+                _ => return Err(Status::UNKNOWN_FRAME_EXTRA),
             }
-            extras.read_from = match (value, command) {
-                ([1], Command::Get { .. }) => ReadFrom::Replica,
-                ([2], Command::Get { .. }) => ReadFrom::Stale,
-                _ => return Err(Status::INVALID_ARGUMENTS),
-            };
         }
         Ok(extras)
     }
@@ -60,6 +63,10 @@ mod tests {
         for unknown in [&[0x11, 1][..], &[0x00], &[0xf1, 1], &[0xe1, 1, 0x20]] {
             assert_eq!(read_from(unknown), Err(Status::UNKNOWN_FRAME_EXTRA), "{unknown:?}");
         }
+        assert_eq!(FrameExtras::read(&[0xd0], &GET).map(|extras| extras.peek), Ok(true));
+        assert_eq!(FrameExtras::read(&[0xd1, 1], &GET), Err(Status::INVALID_ARGUMENTS));
+        let both = FrameExtras { read_from: ReadFrom::Replica, peek: true };
+        assert_eq!(FrameExtras::read(&[0xe1, 1, 0xd0], &GET), Ok(both));
         let delete = Command::Delete { key: b"k" };
         assert_eq!(FrameExtras::read(&[0xe1, 1], &delete), Err(Status::INVALID_ARGUMENTS));
         assert_eq!(FrameExtras::read(&[], &delete), Ok(FrameExtras::default()));

@@ -245,3 +245,24 @@ fn keys_and_values_may_hold_any_bytes() {
     let reply = rig.exchange(&input);
     assert_eq!(reply, [b"$256\r\n", &bytes[..], b"\r\n"].concat());
 }
+
+#[test]
+fn reads_of_values_count_as_uses_unless_the_connection_only_looks() {
+    let mut rig = Rig::new(PortKind::AnyCore);
+    let used = ["GET k", "MGET k", "STRLEN k", "TOUCH k"];
+    let looked_at = ["EXISTS k", "TYPE k", "TTL k", "PTTL k", "EXPIRETIME k", "PEXPIRETIME k"];
+    rig.command("SET k v");
+    for (switch, uses) in [("PING", 4), ("CLIENT NO-TOUCH ON", 1), ("CLIENT NO-TOUCH OFF", 4)] {
+        rig.engine.uses_and_peeks = (0, 0);
+        assert!(rig.command(switch).starts_with('+'));
+        for command in used.iter().chain(&looked_at) {
+            assert!(!rig.command(command).starts_with('-'), "{command}");
+        }
+        assert_eq!(rig.engine.uses_and_peeks, (uses, 10 - uses), "after {switch}");
+    }
+    rig.command("CLIENT NO-TOUCH ON");
+    rig.command("RESET");
+    rig.engine.uses_and_peeks = (0, 0);
+    rig.command("GET k");
+    assert_eq!(rig.engine.uses_and_peeks, (1, 0));
+}

@@ -40,6 +40,8 @@ struct Entry {
 #[derive(Default)]
 pub(crate) struct FakeEngine {
     entries: HashMap<Vec<u8>, Entry>,
+    /// How many reads counted as uses of their keys, and how many did not.
+    pub uses_and_peeks: (usize, usize),
     /// What every command comes to, instead of running.
     pub failure: Option<Status>,
     /// What commands on this key come to, instead of running.
@@ -54,6 +56,15 @@ impl FakeEngine {
             let (command, length) = Command::decode(bytes).expect("an encoded command");
             assert_eq!(length, bytes.len());
             assert_eq!(command.operation.is_read(), request.is_read);
+            match command.operation {
+                Operation::Get { peek: false } | Operation::Inspect { peek: false } => {
+                    self.uses_and_peeks.0 += 1;
+                }
+                Operation::Get { peek: true } | Operation::Inspect { peek: true } => {
+                    self.uses_and_peeks.1 += 1;
+                }
+                _ => {}
+            }
             let key_failure = self.key_failure.as_ref().filter(|(key, _)| key == command.key);
             let failure = self.failure.or(key_failure.map(|&(_, status)| status));
             replies.push(match failure {
@@ -101,8 +112,8 @@ impl FakeEngine {
                 self.entries.retain(|_, entry| entry.shard != shard);
                 (bare(Status::Ok), None)
             }
-            (Operation::Get, Some(old)) => found(old, true),
-            (Operation::Inspect, Some(old)) => found(old, false),
+            (Operation::Get { .. }, Some(old)) => found(old, true),
+            (Operation::Inspect { .. }, Some(old)) => found(old, false),
             (Operation::Set { value, condition, expiry, return_old, .. }, _) => {
                 let status = match (condition, &old) {
                     (SetCondition::IfAbsent, Some(_)) => Status::Exists,

@@ -153,7 +153,7 @@ impl Replica {
             true => now.wall,
             false => reader.stamp(),
         };
-        self.store.begin_entry(expires_by);
+        self.store.begin_entry(expires_by, reader.touches());
         let mut ahead = reader.commands();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {

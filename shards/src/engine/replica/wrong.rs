@@ -33,7 +33,7 @@ impl Replica {
                 else {
                     continue;
                 };
-                let get = Command { key: command.key, operation: Operation::Get };
+                let get = Command { key: command.key, operation: Operation::Get { peek: false } };
                 let found = self.store.read(&get, Millis(0));
                 let was_there = matches!(found, ReadOutcome::Done(o) if o.status == Status::Ok);
                 let outcome = Outcome {

@@ -125,7 +125,7 @@ fn memory_of_a_flushed_shard_is_freed_bit_by_bit() {
     let waiting = |store: &Store| store.retired.iter().map(Vec::len).sum::<usize>();
     assert_eq!((waiting(&store), store.keys()), (count, 0));
     for left in [FREED_PER_ENTRY_MAX + 10, 10, 0, 0] {
-        store.begin_entry(Millis(1));
+        store.begin_entry(Millis(1), &[]);
         assert_eq!(waiting(&store), left);
         store.check();
     }

@@ -1,6 +1,7 @@
 //! The store's tests: `semantics` is a table of what each command does, `limits` looks at edges,
 //! `random` compares the store with the naive one in `model` over random commands, and `replicas`
-//! compares stores that applied the same log; `snapshots` takes and restores them in pieces.
+//! compares stores that applied the same log; `snapshots` takes and restores them in pieces;
+//! `touches` is about reads that count as uses.
 
 mod limits;
 mod model;
@@ -8,6 +9,7 @@ mod random;
 mod replicas;
 mod semantics;
 mod snapshots;
+mod touches;
 
 use super::{Answer, ReadOutcome, Store, StoreSettings};
 use crate::command::{Command, Operation};
@@ -39,7 +41,7 @@ impl From<super::Outcome<'_>> for Seen {
 }
 
 fn settings(bytes_max: u64) -> StoreSettings {
-    StoreSettings { bytes_max, value_bytes_max: 256, hash_seed: 7 }
+    StoreSettings { bytes_max, value_bytes_max: 256, hash_seed: 7, touch_interval: Millis(5_000) }
 }
 
 /// A store with a counter for versions, checked after every command.
@@ -55,7 +57,7 @@ impl Bench {
 
     /// Begins an entry at this stamp.
     fn at(&mut self, stamp: u64) -> &mut Self {
-        self.store.begin_entry(Millis(stamp));
+        self.store.begin_entry(Millis(stamp), &[]);
         self.store.check();
         self
     }
@@ -74,7 +76,7 @@ impl Bench {
     }
 
     fn get(&mut self, key: &str) -> Seen {
-        self.read(key, Operation::Get)
+        self.read(key, Operation::Get { peek: false })
     }
 
     fn read(&mut self, key: &str, operation: Operation<'_>) -> Seen {

@@ -93,7 +93,8 @@ impl Model {
             None => Some(bare(Status::NotFound)),
             Some(entry) if entry.deadline <= running => None,
             Some(entry) => {
-                let value = (command.operation == Operation::Get).then(|| entry.value.clone());
+                let value =
+                    matches!(command.operation, Operation::Get { .. }).then(|| entry.value.clone());
                 let number = entry.value.len() as u64;
                 Some(Seen { number, value, ..describe(Some(entry), Status::Ok) })
             }

@@ -147,7 +147,9 @@ fn compare(store: &Store, model: &Model, context: &str) {
 }
 
 fn compare_reads(store: &mut Store, model: &Model, generator: &mut Generator, context: &str) {
-    for operation in [Operation::Get, Operation::Inspect, Operation::KeyCount] {
+    for operation in
+        [Operation::Get { peek: false }, Operation::Inspect { peek: false }, Operation::KeyCount]
+    {
         let key = generator.key();
         let running = (model.stamp + generator.random.below(20)).saturating_sub(3);
         let command = Command { key: &key, operation };
@@ -167,7 +169,7 @@ fn run(seed: u64, entries: u64, keys: u64, bytes_max: u64) {
     let mut version = 0;
     for entry in 0..entries {
         let stamp = generator.stamp(model.stamp);
-        store.begin_entry(Millis(stamp));
+        store.begin_entry(Millis(stamp), &[]);
         model.begin_entry(stamp);
         compare(&store, &model, &format!("at the start of entry {entry}, seed {seed}"));
         for _ in 0..generator.random.below(6) {

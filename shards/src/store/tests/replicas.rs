@@ -4,14 +4,14 @@
 use super::model::Model;
 use super::random::Generator;
 use super::{Bench, Random, settings};
-use crate::command::{Expiry, Operation, SetCondition};
+use crate::command::{Command, Expiry, Operation, SetCondition};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Index, Millis, Version};
 use crate::store::{Answer, ENTRY_OVERHEAD_BYTES, Store, StoreSettings};
 
 pub(super) fn apply_entry(store: &mut Store, index: Index, bytes: &[u8], answer: Answer) {
     let entry = EntryReader::new(bytes).expect("an entry of our own");
-    store.begin_entry(entry.stamp());
+    store.begin_entry(entry.stamp(), entry.touches());
     for (ordinal, command) in entry.commands().enumerate() {
         store.apply(Version::new(3, index, ordinal), &command, answer);
     }
@@ -40,9 +40,27 @@ pub(super) fn random_log(seed: u64, entries: u64, keys: u64, bytes_max: u64) -> 
             builder.push(&encoded);
             model.apply(Version::new(3, Index(index), ordinal), &command);
         }
-        log.push(builder.finish(Millis(stamp)));
+        log.push(builder.finish(Millis(stamp), &[]));
     }
     log
+}
+
+/// What some reads leave, on either of two replicas.
+fn touches_of(random: &mut Random, stores: [&mut Store; 2]) -> Vec<u8> {
+    let mut touches = Vec::new();
+    for store in stores {
+        for _ in 0..random.below(3) {
+            let number = random.below(store.keys().max(1)) as usize;
+            let Some(key) = store.keys_in_recency_order().nth(number).map(<[u8]>::to_vec) else {
+                continue;
+            };
+            let get = Command { key: &key, operation: Operation::Get { peek: false } };
+            let running = store.stamp();
+            let _ = store.read(&get, running);
+        }
+        store.take_touches(usize::MAX, &mut touches);
+    }
+    touches
 }
 
 #[test]
@@ -51,9 +69,14 @@ fn replicas_agree_at_every_index_also_when_restored_from_a_snapshot() {
         println!("seed {seed}");
         let bytes_max = 20 * (ENTRY_OVERHEAD_BYTES + 30);
         let mut random = Random(seed);
-        let mut leader = Store::new(settings(bytes_max));
-        let other_seed = StoreSettings { hash_seed: seed * 1_000, ..settings(bytes_max) };
-        let mut follower = Store::new(other_seed);
+        // What readers leave depends on the interval, which is each replica's own.
+        let settings_of = |hash_seed, interval| StoreSettings {
+            hash_seed,
+            touch_interval: Millis(interval),
+            ..settings(bytes_max)
+        };
+        let mut leader = Store::new(settings_of(7, 20));
+        let mut follower = Store::new(settings_of(seed * 1_000, 1));
         let mut restored = Store::new(settings(bytes_max));
         let mut restores = 0;
         for (index, bytes) in random_log(seed, 1_500, 40, bytes_max).iter().enumerate() {
@@ -62,6 +85,12 @@ fn replicas_agree_at_every_index_also_when_restored_from_a_snapshot() {
             apply_entry(&mut leader, index, bytes, Answer::Wanted);
             apply_entry(&mut follower, index, bytes, Answer::Unwanted);
             apply_entry(&mut restored, index, bytes, Answer::Unwanted);
+            let touches = touches_of(&mut random, [&mut leader, &mut follower]);
+            let stamp = leader.stamp();
+            let bytes = EntryBuilder::new().finish(stamp, &touches);
+            for store in [&mut leader, &mut follower, &mut restored] {
+                apply_entry(store, index, &bytes, Answer::Unwanted);
+            }
             let expected = snapshot_of(&leader);
             for other in [&follower, &restored] {
                 assert_eq!(other.digest(), leader.digest(), "digest at {context}");
@@ -71,12 +100,18 @@ fn replicas_agree_at_every_index_also_when_restored_from_a_snapshot() {
                 assert!(snapshot_of(other) == expected, "snapshots differ at {context}");
             }
             if random.once_in(7) {
-                let fresh = StoreSettings { bytes_max: 1, value_bytes_max: 1, hash_seed: index.0 };
+                let fresh = StoreSettings {
+                    bytes_max: 1,
+                    value_bytes_max: 1,
+                    hash_seed: index.0,
+                    touch_interval: Millis(5_000),
+                };
                 restored = Store::restore(&expected, fresh).expect("a snapshot of our own");
                 restored.check();
                 restores += 1;
             }
         }
+        assert!(leader.touched() > 100, "{} touches", leader.touched());
         assert!(restores > 100 && leader.evicted() > 100 && leader.expired() > 100);
     }
 }
@@ -124,7 +159,7 @@ fn any_difference_of_state_shows_in_the_digest() {
         |bench| drop(bench.apply("bb", set(b"13", 2, Expiry::In(Millis(500))))),
         |bench| drop(bench.apply("b", set(b"212", 2, Expiry::In(Millis(500))))),
         |bench| drop(bench.apply("ccc", set(b"value", 1, Expiry::Never))),
-        |bench| bench.store.begin_entry(Millis(101)),
+        |bench| bench.store.begin_entry(Millis(101), &[]),
         |bench| drop(bench.apply("", Operation::Flush)),
         |bench| bench.store.bytes_max -= 1,
     ];

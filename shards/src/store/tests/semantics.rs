@@ -73,7 +73,7 @@ fn what_was_set_is_read_with_flags_version_and_length() {
         (read.status, read.flags, read.version, read.number),
         (Status::Ok, 5, Version(1), 5)
     );
-    let inspected = bench.read("key", Operation::Inspect);
+    let inspected = bench.read("key", Operation::Inspect { peek: false });
     assert_eq!(inspected, Seen { value: None, ..read });
     assert_eq!(bench.apply("key", set("")).number, 1);
     assert_eq!(value_of(&bench.get("key")), "");
@@ -380,8 +380,8 @@ fn flush_removes_everything_and_gives_slots_out_from_the_first() {
 #[test]
 fn what_is_due_by_the_stamp_is_absent_for_every_command() {
     let operations = [
-        (Operation::Get, Status::NotFound),
-        (Operation::Inspect, Status::NotFound),
+        (Operation::Get { peek: false }, Status::NotFound),
+        (Operation::Inspect { peek: false }, Status::NotFound),
         (set_if("new", SetCondition::IfPresent), Status::NotFound),
         (set_if("new", SetCondition::IfAbsent), Status::Ok),
         (set_if("new", SetCondition::IfVersion(Version(1))), Status::NotFound),
@@ -413,7 +413,7 @@ fn what_is_due_by_the_stamp_is_absent_for_every_command() {
 fn a_read_waits_for_a_stamp_only_where_a_key_is_due_by_the_clock_alone() {
     let mut bench = bench();
     bench.apply("key", set_for("value", Expiry::In(SECOND)));
-    let command = Command { key: b"key", operation: Operation::Get };
+    let command = Command { key: b"key", operation: Operation::Get { peek: false } };
     let ReadOutcome::Done(before) = bench.store.read(&command, Millis(1_999)) else {
         panic!("the key has a millisecond left");
     };
@@ -491,7 +491,9 @@ fn reads_are_no_writes_and_writes_no_reads() {
     let mut bench = bench();
     bench.apply("key", set("a"));
     let digest = bench.store.digest();
-    for operation in [Operation::Get, Operation::Inspect, Operation::KeyCount] {
+    for operation in
+        [Operation::Get { peek: false }, Operation::Inspect { peek: false }, Operation::KeyCount]
+    {
         assert_eq!(bench.apply("key", operation).status, Status::Invalid);
     }
     assert_eq!(bench.read("key", delete()).status, Status::Invalid);
@@ -507,7 +509,7 @@ fn an_outcome_becomes_a_reply() {
     let operation = set_for("value", Expiry::In(SECOND));
     let command = Command { key: b"key", operation };
     bench.store.apply(Version(4), &command, Answer::Wanted).push_to(&mut replies, token);
-    let get = Command { key: b"key", operation: Operation::Get };
+    let get = Command { key: b"key", operation: Operation::Get { peek: false } };
     let ReadOutcome::Done(read) = bench.store.read(&get, Millis(1_400)) else {
         panic!("the key is not due");
     };

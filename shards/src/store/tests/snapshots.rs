@@ -79,7 +79,12 @@ fn seal(mut stream: Vec<u8>) -> Vec<u8> {
 
 fn restore_in_pieces(stream: &[u8], random: &mut Random) -> Result<Store, RestoreError> {
     let hint = random.pick(&[0, stream.len(), 10 * stream.len()]);
-    let fresh = StoreSettings { bytes_max: 1, value_bytes_max: 1, hash_seed: random.next() };
+    let fresh = StoreSettings {
+        bytes_max: 1,
+        value_bytes_max: 1,
+        hash_seed: random.next(),
+        touch_interval: Millis(5_000),
+    };
     let mut restorer = Restorer::with_hint(fresh, hint);
     let longest = random.pick(&[1, 7, 60, 5_000]);
     let mut rest = stream;

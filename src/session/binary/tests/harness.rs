@@ -83,7 +83,9 @@ impl Model {
         };
         (reply.version, reply.flags) = (Version(entry.version), entry.flags);
         let value = match command.operation {
-            Operation::Get | Operation::Expire { return_value: true, .. } => Some(&entry.value),
+            Operation::Get { .. } | Operation::Expire { return_value: true, .. } => {
+                Some(&entry.value)
+            }
             Operation::Count { .. } => {
                 reply.number = number_of(entry).expect("a number that was just stored");
                 None
@@ -113,7 +115,7 @@ fn outcome(operation: &Operation<'_>, old: Option<&Entry>, next: u64) -> Result<
     };
     let any = Version(0);
     Ok(match *operation {
-        Operation::Get | Operation::Expire { .. } => check(any).map(|_| Change::None)?,
+        Operation::Get { .. } | Operation::Expire { .. } => check(any).map(|_| Change::None)?,
         Operation::Set { value, flags, condition, .. } => {
             match condition {
                 SetCondition::IfAbsent if old.is_some() => return Err(Status::Exists),
@@ -149,7 +151,7 @@ fn outcome(operation: &Operation<'_>, old: Option<&Entry>, next: u64) -> Result<
         }
         Operation::Delete { version, .. } => check(version).map(|_| Change::Remove)?,
         Operation::Flush => Change::Remove,
-        Operation::Inspect | Operation::KeyCount | Operation::Increment { .. } => {
+        Operation::Inspect { .. } | Operation::KeyCount | Operation::Increment { .. } => {
             return Err(Status::Invalid);
         }
     })

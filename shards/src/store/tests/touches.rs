@@ -1,0 +1,121 @@
+//! Reads that count as uses: what they leave, and what applying it does.
+
+use super::{Bench, settings};
+use crate::command::{Command, Expiry, Operation, SetCondition};
+use crate::ids::{Millis, Version};
+use crate::store::{ENTRY_OVERHEAD_BYTES, Store, TOUCH_BYTES};
+
+const INTERVAL: u64 = 5_000;
+const GET: Operation<'_> = Operation::Get { peek: false };
+
+fn set(value: &[u8]) -> Operation<'_> {
+    let condition = SetCondition::Always;
+    Operation::Set { value, flags: 0, condition, expiry: Expiry::Never, return_old: false }
+}
+
+/// A store with three keys that were last used an interval ago, in this order.
+fn long_unused(bytes_max: u64) -> Bench {
+    let mut bench = Bench::new(bytes_max);
+    bench.at(1_000);
+    for key in ["a", "b", "c"] {
+        bench.apply(key, set(b"1"));
+    }
+    bench.at(1_000 + INTERVAL);
+    bench.at(1_001 + 2 * INTERVAL);
+    bench
+}
+
+fn taken(bench: &mut Bench) -> Vec<u8> {
+    let mut touches = Vec::new();
+    bench.store.take_touches(usize::MAX, &mut touches);
+    touches
+}
+
+#[test]
+fn a_read_moves_nothing_and_its_touch_does() {
+    let mut bench = long_unused(1 << 20);
+    let digest = bench.store.digest();
+    bench.read("b", GET);
+    bench.read("a", Operation::Inspect { peek: false });
+    assert_eq!(bench.store.digest(), digest);
+    assert_eq!(bench.order(), ["c", "b", "a"]);
+    let touches = taken(&mut bench);
+    assert_eq!(touches.len(), 2 * TOUCH_BYTES);
+    bench.store.apply_touches(&touches);
+    bench.store.check();
+    assert_eq!(bench.order(), ["a", "b", "c"]);
+    assert_eq!(bench.store.touched(), 2);
+}
+
+#[test]
+fn a_touched_key_outlives_one_that_was_written_later() {
+    let mut bench = long_unused(3 * (ENTRY_OVERHEAD_BYTES + 2));
+    bench.read("a", GET);
+    let touches = taken(&mut bench);
+    bench.store.apply_touches(&touches);
+    bench.apply("d", set(b"1"));
+    assert_eq!(bench.order(), ["d", "a", "c"]);
+}
+
+#[test]
+fn reads_within_the_interval_misses_and_peeks_leave_no_touch() {
+    let mut bench = long_unused(1 << 20);
+    bench.read("a", Operation::Get { peek: true });
+    bench.read("b", Operation::Inspect { peek: true });
+    bench.read("none", GET);
+    bench.apply("c", set(b"2"));
+    bench.read("c", GET);
+    assert_eq!(taken(&mut bench), [0; 0]);
+    bench.read("a", GET);
+    bench.read("a", GET);
+    assert_eq!(taken(&mut bench).len(), TOUCH_BYTES);
+}
+
+#[test]
+fn the_running_clock_counts_where_nothing_is_written() {
+    let mut bench = long_unused(1 << 20);
+    bench.apply("a", set(b"2"));
+    let stamp = bench.store.stamp().0;
+    for (running, expected) in [(stamp + INTERVAL / 2, 0), (stamp + 3 * INTERVAL, TOUCH_BYTES)] {
+        let _ = bench.store.read(&Command { key: b"a", operation: GET }, Millis(running));
+        assert_eq!(taken(&mut bench).len(), expected, "at {running}");
+    }
+}
+
+#[test]
+fn a_touch_of_what_is_gone_or_replaced_does_nothing() {
+    let mut bench = long_unused(1 << 20);
+    for key in ["a", "b", "c"] {
+        bench.read(key, GET);
+    }
+    let touches = taken(&mut bench);
+    bench.apply("a", set(b"2"));
+    bench.apply("b", Operation::Delete { version: Version(0), return_old: false });
+    bench.apply("d", set(b"in b's slot"));
+    let before = bench.store.digest();
+    bench.store.apply_touches(&touches[..2 * TOUCH_BYTES]);
+    assert_eq!(bench.store.digest(), before);
+    bench.store.apply_touches(&touches);
+    assert_eq!(bench.order(), ["c", "d", "a"]);
+    let beyond = [0xff; TOUCH_BYTES];
+    bench.store.apply_touches(&beyond);
+    bench.store.check();
+}
+
+#[test]
+fn a_snapshot_shows_the_order_before_a_touch_that_came_during_it() {
+    let mut bench = long_unused(1 << 20);
+    let expected = bench.snapshot();
+    assert!(bench.store.begin_snapshot());
+    for key in ["c", "a"] {
+        bench.read(key, GET);
+    }
+    let touches = taken(&mut bench);
+    bench.store.apply_touches(&touches);
+    let mut pieces = Vec::new();
+    while bench.store.snapshot_chunk(&mut pieces, 50) == crate::store::SnapshotProgress::More {}
+    let restored = Store::restore(&pieces, settings(1)).expect("a snapshot of our own");
+    let mut again = Vec::new();
+    restored.snapshot(&mut again);
+    assert_eq!(again, expected);
+}
