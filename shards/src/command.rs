@@ -147,6 +147,13 @@ pub enum Operation<'a> {
     },
     /// Remove every key of the shard named by the request. The key is empty.
     Flush,
+    /// Change how many accounted bytes the shard named by the request may hold. `number` is what it
+    /// was before. If it holds more, it evicts down to the new limit over the next entries. The key
+    /// is empty.
+    Limit {
+        /// The new limit.
+        bytes_max: u64,
+    },
 }
 
 /// An operation and its key.
@@ -182,6 +189,7 @@ const COUNT: u8 = 19;
 const DELETE: u8 = 20;
 const EXPIRE: u8 = 21;
 const FLUSH: u8 = 22;
+const LIMIT: u8 = 23;
 
 /// Whether `encoded`, which is an encoded command, only reads.
 pub fn is_encoded_read(encoded: &[u8]) -> bool {
@@ -218,6 +226,10 @@ impl<'a> Command<'a> {
             Operation::Inspect { peek } => header(INSPECT, u8::from(peek)),
             Operation::KeyCount => header(KEY_COUNT, 0),
             Operation::Flush => header(FLUSH, 0),
+            Operation::Limit { bytes_max } => {
+                header(LIMIT, 0);
+                out.extend_from_slice(&bytes_max.to_le_bytes());
+            }
             Operation::Set { flags, condition, expiry, return_old, .. } => {
                 let (condition_code, version) = match condition {
                     SetCondition::Always => (0, Version(0)),
@@ -275,7 +287,7 @@ impl<'a> Command<'a> {
         let fixed_length = match code {
             GET | INSPECT | KEY_COUNT | FLUSH => 0,
             SET => 20,
-            EXTEND | INCREMENT | DELETE | EXPIRE => 8,
+            EXTEND | INCREMENT | DELETE | EXPIRE | LIMIT => 8,
             COUNT => 32,
             other => return Err(DecodeError::UnknownOperation(other)),
         };
@@ -293,6 +305,7 @@ impl<'a> Command<'a> {
             INSPECT => Operation::Inspect { peek: modifiers & 1 == 1 },
             KEY_COUNT => Operation::KeyCount,
             FLUSH => Operation::Flush,
+            LIMIT => Operation::Limit { bytes_max: fields.u64_at(0) },
             SET => Operation::Set {
                 value,
                 flags: fields.u32_at(0),
@@ -521,6 +534,7 @@ mod tests {
         let mut commands: Vec<_> =
             operations.into_iter().map(|operation| Command { key: b"key", operation }).collect();
         commands.push(Command { key: b"", operation: Operation::Flush });
+        commands.push(Command { key: b"", operation: Operation::Limit { bytes_max: 1 << 40 } });
         commands.push(Command { key: b"", operation: Operation::KeyCount });
         commands
     }

@@ -94,6 +94,14 @@ impl Placement {
         self.replicas(shard).position(|replica| replica == node)
     }
 
+    /// Replicas on the node that holds most: what a node's memory is divided by.
+    pub fn replicas_per_node_max(&self) -> u64 {
+        let held = |node: &NodeId| {
+            (0..self.shards()).filter(|&shard| self.rank(ShardId(shard), *node).is_some()).count()
+        };
+        self.nodes().iter().map(held).max().unwrap_or(1).max(1) as u64
+    }
+
     /// The core that is home to `shard` on any node that has `cores` cores.
     pub fn core(&self, shard: ShardId, cores: u16) -> CoreIndex {
         CoreIndex(shard.0 / self.nodes.len() as u16 % cores.max(1))

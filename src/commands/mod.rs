@@ -305,12 +305,29 @@ impl Execution<'_, '_> {
     /// Sends `operation` to every shard that this port speaks for: all of them, or those this
     /// core leads.
     fn request_shards(&mut self, shape: Shape, aggregate: Aggregate, operation: Operation<'_>) {
+        self.request_where(shape, aggregate, operation, |is_core_port, ownership| {
+            !is_core_port || ownership == Ownership::Here
+        });
+    }
+
+    /// The same for all shards, whatever the port.
+    fn request_all_shards(&mut self, shape: Shape, aggregate: Aggregate, operation: Operation<'_>) {
+        self.request_where(shape, aggregate, operation, |_, _| true);
+    }
+
+    fn request_where(
+        &mut self,
+        shape: Shape,
+        aggregate: Aggregate,
+        operation: Operation<'_>,
+        is_asked: impl Fn(bool, Ownership) -> bool,
+    ) {
         let context = self.reply_context(shape);
         let is_core_port = self.connection.port() == PortKind::Core;
         let replies = &mut self.connection.replies;
         replies.begin_parts(context, aggregate, b"");
         for shard in self.context.cluster.shards() {
-            if is_core_port && self.context.cluster.ownership(shard) != Ownership::Here {
+            if !is_asked(is_core_port, self.context.cluster.ownership(shard)) {
                 continue;
             }
             replies.part(shard, &Command { key: b"", operation }, self.context.requests);

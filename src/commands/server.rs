@@ -2,10 +2,13 @@
 
 use proto::resp::request::Arguments;
 use proto::resp::{encode, parse_integer};
+use shards::command::Operation;
 use shards::contract::Durability;
 
+use crate::commands::render::Shape;
 use crate::commands::{Execution, errors, shown};
 use crate::session::context::ServerFacts;
+use crate::session::replies::Aggregate;
 
 /// TIME
 pub(super) fn time(execution: &mut Execution<'_, '_>, _: Arguments<'_>) {
@@ -54,7 +57,7 @@ fn parameters(facts: &ServerFacts) -> Vec<(&'static str, String)> {
         ("cluster-require-full-coverage", "no".into()),
         ("databases", "1".into()),
         ("maxclients", number(u64::from(facts.connections_max))),
-        ("maxmemory", number(facts.memory_bytes)),
+        ("maxmemory", number(facts.memory_limit())),
         ("maxmemory-policy", "allkeys-lru".into()),
         ("notify-keyspace-events", String::new()),
         ("port", number(u64::from(facts.port))),
@@ -81,22 +84,74 @@ pub(super) fn config_get(execution: &mut Execution<'_, '_>, arguments: Arguments
     });
 }
 
-/// CONFIG SET parameter value \[parameter value ...\]
+/// CONFIG SET parameter value \[parameter value ...\]: `maxmemory` can be set, for every node of
+/// the cluster alike, and nothing else.
 pub(super) fn config_set(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    let name = arguments.at(2);
-    let is_known = parameters(execution.context.facts)
-        .iter()
-        .any(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
-    let name = shown(name, 128);
-    if is_known {
-        execution.error(&format!(
-            "ERR CONFIG SET failed (possibly related to argument '{name}') - can't set immutable \
-             config"
-        ));
-    } else {
-        execution
-            .error(&format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"));
+    let mut bytes_max = None;
+    for place in (2..arguments.len()).step_by(2) {
+        let Some(value) = arguments.get(place + 1) else {
+            return execution.error("ERR wrong number of arguments for 'config|set' command");
+        };
+        match parameter(execution, arguments.at(place), value) {
+            Ok(bytes) => bytes_max = Some(bytes),
+            Err(error) => return execution.error(&error),
+        }
     }
+    if let Some(bytes_max) = bytes_max {
+        execution.request_all_shards(Shape::Ok, Aggregate::AllOk, Operation::Limit { bytes_max });
+    }
+}
+
+/// Bytes per shard that a parameter of CONFIG SET asks for.
+fn parameter(execution: &Execution<'_, '_>, name: &[u8], value: &[u8]) -> Result<u64, String> {
+    let facts = execution.context.facts;
+    let failed = |name: &[u8], reason: &str| {
+        let name = shown(name, 128);
+        let intro = "ERR CONFIG SET failed (possibly related to argument";
+        Err(format!("{intro} '{name}') - {reason}"))
+    };
+    if !name.eq_ignore_ascii_case(b"maxmemory") {
+        let is_known =
+            parameters(facts).iter().any(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+        return match is_known {
+            true => failed(name, "can't set immutable config"),
+            false => {
+                let name = shown(name, 128);
+                Err(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"))
+            }
+        };
+    }
+    let Some(bytes) = parse_memory(value) else {
+        return failed(name, "argument must be a memory value");
+    };
+    let placement = &execution.context.cluster.layout().placement;
+    let per_shard = bytes / placement.replicas_per_node_max();
+    if per_shard < 2 * facts.value_bytes_max as u64 {
+        let reason = format!(
+            "it leaves {per_shard} bytes for a shard, and two values of the longest allowed length \
+             must fit"
+        );
+        return failed(name, &reason);
+    }
+    Ok(per_shard)
+}
+
+/// A size as Redis writes it: `100mb` are 100 times 2^20 bytes, `100m` 100 times 10^6.
+fn parse_memory(text: &[u8]) -> Option<u64> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = std::str::from_utf8(number).ok()?.parse().ok()?;
+    let factor = match unit.to_ascii_lowercase().as_slice() {
+        b"" | b"b" => 1,
+        b"k" => 1_000,
+        b"kb" => 1 << 10,
+        b"m" => 1_000_000,
+        b"mb" => 1 << 20,
+        b"g" => 1_000_000_000,
+        b"gb" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(factor)
 }
 
 /// CONFIG HELP

@@ -92,7 +92,7 @@ fn clients(context: &SessionContext<'_>, text: &mut String) -> std::fmt::Result 
 
 fn memory(context: &SessionContext<'_>, text: &mut String) -> std::fmt::Result {
     let totals = &context.facts.totals;
-    let limit = context.facts.memory_bytes;
+    let limit = context.facts.memory_limit();
     write!(
         text,
         "used_memory:{}\r\nused_memory_human:{}\r\nused_memory_rss:{}\r\n\

@@ -651,7 +651,7 @@ const CONFIG: &[CommandSpec] = &[
         -4,
         ADMIN,
         Server,
-        ("2.0.0", "Is refused: settings are fixed at the start."),
+        ("2.0.0", "Changes maxmemory, on all nodes alike. Other settings are fixed at the start."),
         server::config_set,
     ),
     plain(

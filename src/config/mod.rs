@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shards::contract::{Durability, ReadMode};
-use shards::ids::{NodeId, ShardId};
+use shards::ids::NodeId;
 use shards::placement::{Placement, PlacementError, SLOTS};
 
 use layers::{Layers, Origin};
@@ -255,18 +255,7 @@ impl NodeConfig {
     /// A shard's limit is replicated state, so every node must come to the same figure: it is the
     /// memory of a node divided by the most replicas that any node holds, and not by this node's.
     pub fn shard_bytes_max(&self) -> u64 {
-        self.memory_bytes / self.replicas_per_node_max()
-    }
-
-    fn replicas_per_node_max(&self) -> u64 {
-        let placement = self.placement();
-        let mut held: BTreeMap<NodeId, u64> = BTreeMap::new();
-        for shard in (0..self.shards).map(ShardId) {
-            for node in placement.replicas(shard) {
-                *held.entry(node).or_default() += 1;
-            }
-        }
-        held.into_values().max().unwrap_or(1)
+        self.memory_bytes / self.placement().replicas_per_node_max()
     }
 
     fn check_exposure(&self, reader: &Reader<'_>) -> Result<(), ConfigError> {
@@ -319,7 +308,7 @@ impl NodeConfig {
         if self.shard_bytes_max() >= least {
             return Ok(());
         }
-        let replicas = self.replicas_per_node_max();
+        let replicas = self.placement().replicas_per_node_max();
         let reason = format!(
             "over {replicas} replicas per node it leaves {} bytes for a shard, and two values of \
              `value_bytes_max` must fit: at least {} bytes, or fewer `shards`",

@@ -122,6 +122,7 @@ impl NodeBoard {
             sum.keys_led += core.keys_led;
             sum.keys += core.keys;
             sum.bytes += core.bytes;
+            sum.limit_bytes += core.limit_bytes;
             sum.hits += core.hits;
             sum.misses += core.misses;
             sum.evicted += core.evicted;
@@ -386,6 +387,7 @@ impl State {
             own.keys += status.keys;
             own.keys_led += if status.role == Role::Leader { status.keys } else { 0 };
             own.bytes += status.bytes;
+            own.limit_bytes += status.bytes_max;
             own.hits += status.hits;
             own.misses += status.misses;
             own.evicted += status.evicted;

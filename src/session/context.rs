@@ -64,6 +64,8 @@ pub struct NodeTotals {
     pub keys: u64,
     /// Accounted bytes of all replicas here.
     pub bytes: u64,
+    /// Accounted bytes that all replicas here may hold.
+    pub limit_bytes: u64,
     /// Reads that found their key.
     pub hits: u64,
     /// Reads that did not.
@@ -105,6 +107,16 @@ pub struct ServerFacts {
     pub durability: Durability,
     /// Totals of the node, refreshed by the core loop about once a second.
     pub totals: NodeTotals,
+}
+
+impl ServerFacts {
+    /// Accounted bytes that this node may hold: as last set for the cluster, once that is known.
+    pub fn memory_limit(&self) -> u64 {
+        match self.totals.limit_bytes {
+            0 => self.memory_bytes,
+            limit => limit,
+        }
+    }
 }
 
 impl ServerFacts {

@@ -9,6 +9,7 @@ mod durability;
 mod failover;
 mod http;
 mod leadership;
+mod limits;
 mod malformed;
 mod recency;
 mod recovery;

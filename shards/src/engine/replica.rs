@@ -585,6 +585,7 @@ impl Replica {
             self.tick_membership();
             self.tick_preference(avoid, is_draining);
             let running = self.clock.running(now);
+            self.stamp_wanted |= self.store.is_above_limit();
             self.stamp_wanted |= self.store.next_due().is_some_and(|due| {
                 due <= running || self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0
             });

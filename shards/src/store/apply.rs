@@ -76,7 +76,9 @@ enum Life {
 
 impl Store {
     /// Applies one write command. `version` is unique to it. Evicts afterwards while the bytes
-    /// exceed the limit. With [`Answer::Unwanted`] the outcome carries no value.
+    /// exceed the limit, or what they were before if that was more: a limit that was lowered is
+    /// reached in steps, at the start of entries. With [`Answer::Unwanted`] the outcome carries no
+    /// value.
     ///
     /// A command that is not a write changes nothing and comes to [`Status::Invalid`].
     pub fn apply(
@@ -85,6 +87,7 @@ impl Store {
         command: &Command<'_>,
         answer: Answer,
     ) -> Outcome<'_> {
+        let bytes_max = self.bytes.max(self.bytes_max);
         let effect = match command.operation {
             Operation::Get { .. } | Operation::Inspect { .. } | Operation::KeyCount => {
                 Effect::bare(Status::Invalid)
@@ -94,9 +97,13 @@ impl Store {
                 self.flush();
                 Effect { number, ..Effect::bare(Status::Ok) }
             }
+            Operation::Limit { bytes_max } => {
+                let number = std::mem::replace(&mut self.bytes_max, bytes_max);
+                Effect { number, ..Effect::bare(Status::Ok) }
+            }
             _ => self.apply_to_key(version, command, answer),
         };
-        self.evict();
+        self.evict_to(bytes_max);
         Outcome {
             status: effect.status,
             flags: effect.flags,
@@ -156,7 +163,8 @@ impl Store {
             Operation::Get { .. }
             | Operation::Inspect { .. }
             | Operation::KeyCount
-            | Operation::Flush => Effect::bare(Status::Invalid),
+            | Operation::Flush
+            | Operation::Limit { .. } => Effect::bare(Status::Invalid),
         }
     }
 

@@ -11,7 +11,8 @@
 //!
 //! Invariants, which [`Store::check`] tests: the table, the recency list and the slab hold the
 //! same entries; the expiry index holds those with a deadline; bytes and digest are what a fresh
-//! count gives; bytes do not exceed the limit between commands.
+//! count gives; bytes do not exceed the limit between commands, and after it was lowered they only
+//! fall until they do not.
 
 mod accounting;
 mod apply;
@@ -53,6 +54,8 @@ use touches::{Touch, Touches};
 /// Due entries removed at the start of a log entry, at most. As many as a log entry can add, so
 /// that removal keeps up with writing; few enough to cost no more than a full log entry does.
 pub const EXPIRED_PER_ENTRY_MAX: usize = Version::ORDINALS;
+/// Entries evicted at the start of a log entry after the limit was lowered, at most.
+pub(crate) const EVICTED_PER_ENTRY_MAX: usize = Version::ORDINALS;
 /// Entries of a flushed shard whose memory is freed at the start of a log entry, at most. Freeing
 /// keeps ahead of writing, and a flush costs the same for any number of keys.
 const FREED_PER_ENTRY_MAX: usize = 2 * Version::ORDINALS;
@@ -236,6 +239,12 @@ impl Store {
             }
         }
         self.apply_touches(touches);
+        for _ in 0..EVICTED_PER_ENTRY_MAX {
+            if !self.is_above_limit() {
+                break;
+            }
+            self.evict_one();
+        }
     }
 
     fn apply_touches(&mut self, touches: &[u8]) {
@@ -276,6 +285,11 @@ impl Store {
     /// How many touches wait to be taken.
     pub fn touches_waiting(&self) -> usize {
         self.touches.len()
+    }
+
+    /// Whether the limit was lowered, and more entries must come before the bytes are within it.
+    pub fn is_above_limit(&self) -> bool {
+        self.bytes > self.bytes_max
     }
 
     /// Whether the next writes may evict: less than an eighth of the limit is left.
@@ -431,7 +445,6 @@ impl Store {
         assert!(self.slab.free_slots().all(|slot| self.slab[slot].is_vacant()));
         self.table.check_len();
         self.expiry.check(&self.slab);
-        assert!(self.bytes <= self.bytes_max, "{} bytes held", self.bytes);
         let order: Vec<_> =
             self.recency.iter(&self.slab).map(|slot| self.slab[slot].recency).collect();
         assert_eq!(order.len(), entries, "the recency list and the slab differ");
@@ -488,20 +501,20 @@ impl Store {
         due.is_some()
     }
 
-    /// Makes room until the limit holds.
-    ///
-    /// The entry written last is the newest and fits into the limit alone, so it stays.
-    fn evict(&mut self) {
-        self.evict_to(self.bytes_max);
-    }
-
-    /// Makes room until so many bytes are left: due entries first, then those unused for longest.
+    /// Makes room until so many bytes are left. The entry written last is the newest and fits into
+    /// the limit alone, so it stays.
     pub(crate) fn evict_to(&mut self, bytes_max: u64) {
         while self.bytes > bytes_max {
-            if !self.expire_first() {
-                self.remove(self.recency.oldest());
-                self.statistics.evicted += 1;
-            }
+            self.evict_one();
+        }
+    }
+
+    /// Removes one entry of those there are: a due one if there is any, else the one unused for
+    /// longest.
+    fn evict_one(&mut self) {
+        if !self.expire_first() {
+            self.remove(self.recency.oldest());
+            self.statistics.evicted += 1;
         }
     }
 

@@ -166,6 +166,18 @@ fn the_configuration_answers_what_tools_ask() {
     assert!(rig.command("CONFIG GET *").starts_with("*34\r\n"));
     assert!(rig.command("CONFIG SET save x").starts_with("-ERR CONFIG SET failed"));
     assert!(rig.command("CONFIG SET foo x").starts_with("-ERR Unknown option"));
+    assert!(rig.command("CONFIG SET maxmemory").starts_with("-ERR wrong number"));
+    for wrong in ["x", "1tb", "-1", "", "1 mb", "18446744073709551615kb", "1kb"] {
+        let reply = rig.command(&format!("CONFIG SET maxmemory '{wrong}'"));
+        assert!(reply.starts_with("-ERR"), "{wrong}: {reply}");
+    }
+    assert_eq!(rig.engine.limits, []);
+    assert_eq!(rig.command("CONFIG SET MaxMemory 2gb"), "+OK\r\n");
+    let shards = rig.cluster.shards().count();
+    let placement = &rig.cluster.layout().placement;
+    let expected = (2 << 30) / placement.replicas_per_node_max();
+    assert_eq!(rig.engine.limits.len(), shards);
+    assert!(rig.engine.limits.iter().all(|&(_, bytes_max)| bytes_max == expected));
 }
 
 #[test]

@@ -40,6 +40,8 @@ struct Entry {
 #[derive(Default)]
 pub(crate) struct FakeEngine {
     entries: HashMap<Vec<u8>, Entry>,
+    /// The limits that were set.
+    pub limits: Vec<(ShardId, u64)>,
     /// How many reads counted as uses of their keys, and how many did not.
     pub uses_and_peeks: (usize, usize),
     /// What every command comes to, instead of running.
@@ -107,6 +109,10 @@ impl FakeEngine {
             (Operation::KeyCount, _) => {
                 let count = self.entries.values().filter(|entry| entry.shard == shard).count();
                 (Reply { number: count as u64, ..bare(Status::Ok) }, None)
+            }
+            (Operation::Limit { bytes_max }, _) => {
+                self.limits.push((shard, bytes_max));
+                (bare(Status::Ok), None)
             }
             (Operation::Flush, _) => {
                 self.entries.retain(|_, entry| entry.shard != shard);

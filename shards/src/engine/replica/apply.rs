@@ -194,8 +194,9 @@ impl Replica {
         }
         let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
         self.run_batch(reader.stamp(), rest, None, courier);
-        // Where more keys are due than one entry removes, the next entry goes on.
-        self.stamp_wanted |= self.store.next_due().is_some_and(|due| due <= self.store.stamp());
+        // Where more keys are due, or above the limit, than one entry removes, the next goes on.
+        self.stamp_wanted |= self.store.is_above_limit()
+            || self.store.next_due().is_some_and(|due| due <= self.store.stamp());
         Ok(())
     }
 

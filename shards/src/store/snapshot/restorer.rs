@@ -355,7 +355,7 @@ impl Building {
                 return Err(INCONSISTENT_SLOTS);
             }
         }
-        if self.entries != entries || store.bytes != bytes || bytes > store.bytes_max {
+        if self.entries != entries || store.bytes != bytes {
             return Err(INCONSISTENT_COUNT);
         }
         if !store.slab.restore_free_list(first_free, (slots - entries) as usize) {

@@ -5,7 +5,8 @@ use crate::command::{Command, End, Expiry, KEY_BYTES_MAX, Operation, SetConditio
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
 use crate::store::{
-    Answer, ENTRY_OVERHEAD_BYTES, EXPIRED_PER_ENTRY_MAX, FREED_PER_ENTRY_MAX, Store,
+    Answer, ENTRY_OVERHEAD_BYTES, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX,
+    FREED_PER_ENTRY_MAX, Store,
 };
 
 fn set(value: &[u8]) -> Operation<'_> {
@@ -172,4 +173,34 @@ fn the_slot_freed_last_is_used_next() {
         let hash = bench.store.table.hash(key.as_bytes());
         assert_eq!(bench.store.table.find(&bench.store.slab, hash, key.as_bytes()), Some(slot));
     }
+}
+
+#[test]
+fn a_lowered_limit_is_reached_in_steps_and_nothing_grows_meanwhile() {
+    let count = 2 * EVICTED_PER_ENTRY_MAX as u64 + 100;
+    let entry = ENTRY_OVERHEAD_BYTES + 8 + 1;
+    let mut bench = Bench::new(count * entry);
+    bench.at(1);
+    for number in 0..count {
+        bench.apply_unchecked(&format!("{number:08}"), set(b"v"));
+    }
+    let limit = |bytes_max| Operation::Limit { bytes_max };
+    assert_eq!(bench.apply_unchecked("", limit(50 * entry)).number, count * entry);
+    assert_eq!(bench.store.keys(), count, "nothing goes at once");
+    assert!(bench.store.is_above_limit());
+    // A write makes as much room as it takes.
+    bench.apply_unchecked("new key!", set(b"v"));
+    assert_eq!(bench.store.keys(), count);
+    for left in [count - EVICTED_PER_ENTRY_MAX as u64, 100, 50] {
+        let mut restored = Store::restore(&bench.snapshot(), settings(1)).expect("our own");
+        bench.at(1);
+        restored.begin_entry(Millis(1), &[]);
+        assert_eq!(restored.digest(), bench.store.digest());
+        assert_eq!(bench.store.keys(), left);
+    }
+    assert!(!bench.store.is_above_limit());
+    assert_eq!(bench.order()[0], "new key!");
+    assert_eq!(bench.apply("", limit(count * entry)).number, 50 * entry);
+    assert_eq!(bench.apply("more", set(b"v")).status, Status::Ok);
+    assert_eq!(bench.store.keys(), 51);
 }

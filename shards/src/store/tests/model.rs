@@ -4,7 +4,7 @@ use super::Seen;
 use crate::command::{Command, End, ExpireCondition, Expiry, Operation, SetCondition};
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
-use crate::store::{ENTRY_OVERHEAD_BYTES, EXPIRED_PER_ENTRY_MAX};
+use crate::store::{ENTRY_OVERHEAD_BYTES, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX};
 use std::collections::BTreeMap;
 
 const NEVER: u64 = u64::MAX;
@@ -81,6 +81,18 @@ impl Model {
             self.forget(&key);
             self.expired += 1;
         }
+        for _ in 0..EVICTED_PER_ENTRY_MAX {
+            if self.bytes() > self.bytes_max {
+                self.evict_one();
+            }
+        }
+    }
+
+    fn evict_one(&mut self) {
+        let due = self.first_due();
+        *(if due.is_some() { &mut self.expired } else { &mut self.evicted }) += 1;
+        let victim = due.unwrap_or_else(|| self.order[0].clone());
+        self.forget(&victim);
     }
 
     /// The reply to a read, or `None` if the key is due by `running` but not by the stamp.
@@ -108,6 +120,11 @@ impl Model {
             self.order.clear();
             return Seen { number, ..bare(Status::Ok) };
         }
+        if let Operation::Limit { bytes_max } = command.operation {
+            let number = std::mem::replace(&mut self.bytes_max, bytes_max);
+            return Seen { number, ..bare(Status::Ok) };
+        }
+        let bytes_max = self.bytes_max.max(self.bytes());
         let key = command.key;
         if self.entries.get(key).is_some_and(|entry| entry.deadline <= self.stamp) {
             self.forget(key);
@@ -131,11 +148,8 @@ impl Model {
                 self.order.push(key.to_vec());
             }
         }
-        while self.bytes() > self.bytes_max {
-            let due = self.first_due();
-            *(if due.is_some() { &mut self.expired } else { &mut self.evicted }) += 1;
-            let victim = due.unwrap_or_else(|| self.order[0].clone());
-            self.forget(&victim);
+        while self.bytes() > bytes_max {
+            self.evict_one();
         }
         seen
     }

@@ -174,7 +174,13 @@ fn run(seed: u64, entries: u64, keys: u64, bytes_max: u64) {
         compare(&store, &model, &format!("at the start of entry {entry}, seed {seed}"));
         for _ in 0..generator.random.below(6) {
             version += 1;
-            let command = generator.write(&model);
+            // Below this, values are refused that the model does not look at.
+            let eighths = generator.random.pick(&[4, 5, 8, 8]);
+            let limit = (bytes_max * eighths / 8).max(bytes_max.min(4 * ENTRY_OVERHEAD_BYTES));
+            let command = match generator.random.once_in(40) {
+                true => Command { key: b"", operation: Operation::Limit { bytes_max: limit } },
+                false => generator.write(&model),
+            };
             let context = format!("after {command:?} in entry {entry}, seed {seed}");
             let expected = model.apply(Version(version), &command);
             let seen = Seen::from(store.apply(Version(version), &command, Answer::Wanted));

@@ -151,7 +151,10 @@ fn outcome(operation: &Operation<'_>, old: Option<&Entry>, next: u64) -> Result<
         }
         Operation::Delete { version, .. } => check(version).map(|_| Change::Remove)?,
         Operation::Flush => Change::Remove,
-        Operation::Inspect { .. } | Operation::KeyCount | Operation::Increment { .. } => {
+        Operation::Inspect { .. }
+        | Operation::KeyCount
+        | Operation::Increment { .. }
+        | Operation::Limit { .. } => {
             return Err(Status::Invalid);
         }
     })
