@@ -3,10 +3,13 @@
 //! A node only loses its memory while every shard it holds is whole elsewhere: never more than a
 //! minority of a shard's replicas is without memory. That is what the promises cover.
 
+use shards::command::{Command, Operation, RequestBatch};
 use shards::contract::{AdminCommand, Durability, Role};
 use shards::ids::{Address, CoreIndex, NodeId, ShardId};
+use shards::reply::Token;
 
 use crate::options::{MILLI, SECOND};
+use crate::workload::NOBODY;
 use crate::world::{Event, Loss, Mail, World};
 
 /// A kind of fault.
@@ -34,9 +37,11 @@ pub enum Fault {
     DiskStall,
     /// A disk fails.
     DiskFailure,
+    /// An operator changes what a shard may hold.
+    Limit,
 }
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 12] = [
     Fault::Partition,
     Fault::Cut,
     Fault::Crash,
@@ -48,6 +53,7 @@ const FAULTS: [Fault; 11] = [
     Fault::PowerLoss,
     Fault::DiskStall,
     Fault::DiskFailure,
+    Fault::Limit,
 ];
 
 impl World {
@@ -62,6 +68,7 @@ impl World {
             Fault::Clock => faults.clock_every,
             Fault::Transfer => faults.transfer_every,
             Fault::Drain => faults.drain_every,
+            Fault::Limit => faults.limit_every,
             Fault::PowerLoss if self.has_disks() => faults.power_loss_every,
             Fault::DiskStall if self.has_disks() => faults.disk_stall_every,
             Fault::DiskFailure if self.has_disks() => faults.disk_fail_every,
@@ -101,6 +108,7 @@ impl World {
             Fault::PowerLoss => self.lose_power(),
             Fault::DiskStall => self.stall_some_disk(),
             Fault::DiskFailure => self.break_some_disk(),
+            Fault::Limit => self.limit_some_shard(),
         }
         self.plan(fault);
     }
@@ -278,6 +286,20 @@ impl World {
                 self.mail(at, None, Mail::Admin(AdminCommand::Transfer { shard, to }));
             }
         }
+    }
+
+    /// Some core is asked to change a shard's limit, by nobody who waits for the answer.
+    fn limit_some_shard(&mut self) {
+        let shard = ShardId(self.chaos.below(u64::from(self.placement.shards())) as u16);
+        let at = self.some_core();
+        let most = self.options.shard_bytes_max;
+        let bytes_max = self.chaos.between(most / 2, most);
+        let command = Command { key: b"", operation: Operation::Limit { bytes_max } };
+        let mut batch = RequestBatch::default();
+        let token = Token { connection: NOBODY, sequence: 0, part: 0 };
+        batch.push(shard, token, false, &command);
+        self.tell(|| format!("{at} is asked to let {shard} hold {bytes_max} bytes"));
+        self.mail(at, None, Mail::Requests(batch));
     }
 
     /// A node is asked to stop, does so a while later, and comes back.

@@ -76,6 +76,8 @@ pub struct Faults {
     pub disk_fail_every: u64,
     /// Nodes that hand everything over, stop and come back.
     pub drain_every: u64,
+    /// Shards whose limit is changed.
+    pub limit_every: u64,
     /// Raft messages that are lost.
     pub raft_drop: u64,
     /// Raft messages that arrive twice.
@@ -180,6 +182,11 @@ impl Options {
         // Beyond the bound only reads by quorum are promised to be right.
         let drift_max_ppm =
             *more.pick(&[0, 0, 100, 10_000, LEASE_DRIFT_MAX_PPM, 6 * LEASE_DRIFT_MAX_PPM]);
+        // Older seeds play the same faults besides.
+        let limit_every = match keys {
+            Keys::Evicted => *Random::stream(seed, "limits").pick(&[0, 200, 1_000]) * MILLI,
+            Keys::Strict | Keys::Expiring => 0,
+        };
         // So much that logs are cut, and who was away needs a snapshot.
         let is_bulky = keys != Keys::Evicted && more.chance(25);
         Options {
@@ -210,7 +217,7 @@ impl Options {
             },
             drift_max_ppm,
             wall_skew_ms: *random.pick(&[0, 10, 1_000, 3_600_000]),
-            faults: draw_faults(&mut random),
+            faults: Faults { limit_every, ..draw_faults(&mut random) },
             keys,
             keys_per_shard,
             single_clients,

@@ -212,6 +212,9 @@ fn equality(world: &World) -> Result<(), String> {
             if status.applied < acknowledged {
                 return Err(format!("{at} lacks a write acknowledged at {acknowledged}"));
             }
+            if status.bytes > status.bytes_max {
+                return Err(format!("{at} holds more than it may: {status:?}"));
+            }
             let state = (status.applied, store.digest(), store.bytes(), order);
             if first.get_or_insert_with(|| state.clone()) != &state {
                 return Err(format!("{first:?} and {state:?}\n{}", states(world)));

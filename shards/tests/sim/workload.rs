@@ -566,6 +566,9 @@ impl World {
 
     /// The core at `at` answers.
     pub fn take_reply(&mut self, at: Address, reply: &Reply, value: Option<Vec<u8>>) {
+        if reply.token.connection == NOBODY {
+            return;
+        }
         let place = reply.token.connection as usize;
         let sequence = reply.token.sequence;
         let now = self.now;
@@ -639,6 +642,9 @@ impl World {
         }
     }
 }
+
+/// The connection of requests whose replies nobody waits for.
+pub const NOBODY: u32 = u32::MAX;
 
 /// A number that a reply must carry back, different for each request.
 fn part_of(place: usize, sequence: u32) -> u32 {
