@@ -331,7 +331,11 @@ impl Store {
         if !peek {
             let now = running.max(self.stamp);
             self.touches.turn_to(now, self.stamp, self.recency.next_number());
-            self.touches.note(slot, entry.version, entry.recency);
+            let fresh_from = match self.is_nearly_full() {
+                true => self.recency.newest_eighth(&self.slab),
+                false => 0,
+            };
+            self.touches.note(slot, entry.version, entry.recency, fresh_from);
         }
         let value = entry.value();
         ReadOutcome::Done(Outcome {

@@ -27,6 +27,16 @@ impl RecencyList {
         self.next
     }
 
+    /// The number from which on entries are among the newest eighth, by the numbers given out
+    /// since the oldest was used.
+    #[inline]
+    pub fn newest_eighth(&self, slab: &Slab) -> u64 {
+        match self.oldest {
+            NONE => self.next,
+            oldest => self.next - (self.next - slab[oldest].recency) / 8,
+        }
+    }
+
     /// The entry unused for longest, or [`NONE`].
     pub fn oldest(&self) -> u32 {
         self.oldest

@@ -10,6 +10,9 @@
 //! not yet applied is remembered apart, for an eighth of an interval: a touch too many does no
 //! harm.
 //!
+//! Where entries are evicted sooner than an interval goes by, the interval is too long: there an
+//! entry is touched as soon as it is not among the newest eighth any more.
+//!
 //! None of this is replicated, since it decides only what is proposed. A touch that gets lost, as
 //! with a leader that fails, costs an entry at most one interval of its recency.
 //!
@@ -126,10 +129,11 @@ impl Touches {
         }
     }
 
-    /// Notes a hit on the entry in `slot`, unless it was used lately.
+    /// Notes a hit on the entry in `slot`, unless it was used lately: within the interval, and not
+    /// before what has the recency number `fresh_from`.
     #[inline]
-    pub fn note(&mut self, slot: u32, version: Version, recency: u64) {
-        if recency < self.horizon {
+    pub fn note(&mut self, slot: u32, version: Version, recency: u64, fresh_from: u64) {
+        if recency < self.horizon.max(fresh_from) {
             self.add(Touch::new(slot, version));
         }
     }
@@ -172,7 +176,7 @@ mod tests {
     /// Which of these recency numbers are touched now.
     fn touched(touches: &mut Touches, numbers: &[u64]) -> Vec<u32> {
         touches.marked.clear();
-        numbers.iter().for_each(|&number| touches.note(number as u32, Version(1), number));
+        numbers.iter().for_each(|&number| touches.note(number as u32, Version(1), number, 0));
         taken(touches)
     }
 
@@ -188,6 +192,15 @@ mod tests {
         }
         touches.turn_to(Millis(1_900), Millis(1_150), 21);
         assert_eq!(touched(&mut touches, &[19, 20]), [19]);
+    }
+
+    #[test]
+    fn an_entry_that_is_not_among_the_newest_is_touched_within_the_interval() {
+        let mut touches = Touches::new(Millis(800));
+        touches.turn_to(Millis(1_000), Millis(1_000), 10);
+        touches.note(3, Version(1), 3, 4);
+        touches.note(4, Version(1), 4, 4);
+        assert_eq!(taken(&mut touches), [3]);
     }
 
     #[test]
@@ -231,7 +244,7 @@ mod tests {
     fn without_an_interval_nothing_is_noted() {
         let mut touches = Touches::new(Millis(0));
         touches.turn_to(Millis(100_000), Millis(10), 5);
-        touches.note(1, Version(1), 1);
+        touches.note(1, Version(1), 1, 9);
         touches.add(Touch::new(1, Version(1)));
         assert_eq!(touches.len(), 0);
     }

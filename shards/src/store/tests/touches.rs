@@ -119,3 +119,16 @@ fn a_snapshot_shows_the_order_before_a_touch_that_came_during_it() {
     restored.snapshot(&mut again);
     assert_eq!(again, expected);
 }
+
+#[test]
+fn where_entries_are_evicted_sooner_than_an_interval_goes_by_the_order_counts() {
+    let mut bench = Bench::new(16 * (ENTRY_OVERHEAD_BYTES + 3));
+    bench.at(1_000);
+    for number in 10..26 {
+        bench.apply(&number.to_string(), set(b"v"));
+    }
+    for (key, touches) in [("25", 0), ("24", 0), ("23", 1), ("10", 1)] {
+        bench.read(key, GET);
+        assert_eq!(taken(&mut bench).len(), touches * TOUCH_BYTES, "{key}");
+    }
+}
