@@ -106,8 +106,8 @@ pub const SETTINGS: &[Setting] = &[
         "touch_interval",
         "DURATION",
         "5s",
-        "A read counts as a use of its key unless the key was used within this time (or less, where \
-         evictions outrun it); uses decide what is evicted. 0s lets only writes count",
+        "A read counts as a use of its key unless the key was used within this time, or less where \
+         evictions outrun it; uses decide what is evicted. 0s lets only writes count",
     ),
     setting(
         "durability",
