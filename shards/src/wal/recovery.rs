@@ -150,7 +150,7 @@ pub fn read<'a>(identity: LogIdentity, segments: &[Segment<'a>]) -> Result<Log<'
     let mut log =
         Log { shards: BTreeMap::new(), segments: Vec::new(), next_sequence: 1, next_generation: 1 };
     let mut expected = None;
-    for segment in segments {
+    for (place, segment) in segments.iter().enumerate() {
         if (segment.bytes.len() as u64) < segment.created_bytes {
             return damaged(format!(
                 "segment {} has {} of its {} bytes",
@@ -160,7 +160,9 @@ pub fn read<'a>(identity: LogIdentity, segments: &[Segment<'a>]) -> Result<Log<'
             ));
         }
         let before = expected;
-        read_segment(identity, segment, &mut expected, &mut log)?;
+        let goes_on = segments.get(place + 1).and_then(|next| frame_at(next, 0));
+        let goes_on_with = goes_on.map(|(sequence, ..)| sequence);
+        read_segment(identity, segment, goes_on_with, &mut expected, &mut log)?;
         // One that was made ahead of need holds nothing yet, and is the next to be written.
         if expected != before {
             log.segments.push((segment.number, segment.created_bytes));
@@ -170,10 +172,12 @@ pub fn read<'a>(identity: LogIdentity, segments: &[Segment<'a>]) -> Result<Log<'
     Ok(log)
 }
 
-/// Reads one segment up to its end, or up to a torn tail.
+/// Reads one segment up to its end, or up to a torn tail. `goes_on_with` is the sequence that the
+/// next segment begins with.
 fn read_segment<'a>(
     identity: LogIdentity,
     segment: &Segment<'a>,
+    goes_on_with: Option<u64>,
     expected: &mut Option<u64>,
     log: &mut Log<'a>,
 ) -> Result<(), ReadError> {
@@ -189,6 +193,11 @@ fn read_segment<'a>(
         }
         *expected = Some(sequence + 1);
         offset += whole_blocks(length);
+    }
+    // Where the next segment goes on without a gap, nothing is missing here, and the rest of the
+    // segment, which may be most of it, need not be read.
+    if expected.is_some() && *expected == goes_on_with {
+        return Ok(());
     }
     let later = (offset..segment.bytes.len()).step_by(BLOCK_BYTES).find_map(|offset| {
         let (sequence, ..) = frame_at(segment, offset)?;
