@@ -1,4 +1,4 @@
-//! The command line: `coracle serve | demo | shards | version`.
+//! The command line: `coracle serve | demo | shards | limits | version`.
 //!
 //! Exit codes: 0 for success; 1 when what was asked for failed; 2 when it could not begin, for a
 //! wrong flag, an impossible configuration or a port in use. Results go to the standard output,
@@ -7,6 +7,7 @@
 
 mod demo;
 mod digest;
+mod limits;
 mod shards;
 mod table;
 
@@ -52,6 +53,8 @@ fn command() -> Command {
     );
     let shards = shards::ShardsOptions::augment_args(Command::new("shards"))
         .about("Shows which node and core leads each shard, and moves leaderships");
+    let limits = limits::LimitsOptions::augment_args(Command::new("limits"))
+        .about("Shows how much the nodes may hold, and changes it");
     Command::new("coracle")
         .about("A replicated in-memory cache that keeps every write it acknowledged")
         .version(env!("CARGO_PKG_VERSION"))
@@ -60,6 +63,7 @@ fn command() -> Command {
         .subcommand(add_flags(serve))
         .subcommand(demo)
         .subcommand(shards)
+        .subcommand(limits)
         .subcommand(Command::new("version").about("Prints the version"))
 }
 
@@ -101,6 +105,7 @@ fn dispatch(
         }
         Some(("demo", matches)) => demo::run(&options(matches)?),
         Some(("shards", matches)) => shards::run(options(matches)?),
+        Some(("limits", matches)) => limits::run(options(matches)?),
         Some(("version", _)) => {
             use std::io::Write as _;
             writeln!(io::stdout(), "coracle {}", env!("CARGO_PKG_VERSION"))?;

@@ -133,7 +133,8 @@ impl Node {
         self.ask(|address| fetch::get(address, path, ANSWER_DEADLINE))
     }
 
-    fn post<T: serde::de::DeserializeOwned>(
+    /// The answer to a `POST` of a JSON document, from the first address that gives one.
+    pub fn post<T: serde::de::DeserializeOwned>(
         &self,
         path: &str,
         document: &str,

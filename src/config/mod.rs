@@ -25,6 +25,7 @@ use shards::placement::{Placement, PlacementError, SLOTS};
 
 use layers::{Layers, Origin};
 pub use settings::{ENVIRONMENT_PREFIX, add_flags, given_flags};
+pub use values::size;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]

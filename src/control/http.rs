@@ -25,10 +25,14 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::collector::Collector;
+use super::limits::{limits, set_limits};
 use super::messages::CoreReport;
 use super::recover::recover;
 use super::transfer::{Hop, transfer};
-use super::view::{ErrorView, RecoverWish, ReplicasView, ShardsView, TransferDone, TransferWish};
+use super::view::{
+    ErrorView, LimitsView, LimitsWish, RecoverWish, ReplicasView, ShardsView, TransferDone,
+    TransferWish,
+};
 use super::{cluster, metrics, readiness};
 
 /// Connections at a time. Probes, a scraper and a few operators need a handful; one more is
@@ -70,6 +74,7 @@ pub fn router(face: Arc<Face>) -> Router {
         .route("/v1/shards/{shard}/transfer", post(transfer_shard))
         .route("/v1/shards/{shard}/recover", post(recover_shard))
         .route("/v1/replicas", get(replicas))
+        .route("/v1/limits", get(show_limits).post(change_limits))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn(within_deadline))
@@ -181,6 +186,20 @@ async fn replicas(State(face): State<Arc<Face>>, Query(scope): Query<Scope>) -> 
     let report = face.collector.report().await;
     let replicas = face.collector.local_replicas(&report);
     Json(ReplicasView { replicas, unanswered: Vec::new() })
+}
+
+async fn show_limits(State(face): State<Arc<Face>>) -> Json<LimitsView> {
+    Json(limits(&face.collector).await)
+}
+
+async fn change_limits(
+    State(face): State<Arc<Face>>,
+    wish: Result<Json<LimitsWish>, JsonRejection>,
+) -> Result<Json<LimitsView>, Response> {
+    let Json(wish) =
+        wish.map_err(|rejection| failure(rejection.status(), rejection.body_text()))?;
+    let result = set_limits(&face.collector, &wish).await;
+    result.map(Json).map_err(|error| failure(error.status(), error))
 }
 
 async fn recover_shard(

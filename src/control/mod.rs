@@ -13,6 +13,7 @@ mod cluster;
 mod collector;
 pub mod fetch;
 mod http;
+mod limits;
 pub mod messages;
 mod metrics;
 mod readiness;

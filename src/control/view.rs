@@ -166,6 +166,25 @@ pub struct TransferWish {
     pub to: u16,
 }
 
+/// The answer of `/v1/limits`: all replicas of the node that was asked, together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsView {
+    /// Accounted bytes that they may hold.
+    pub memory_bytes: u64,
+    /// Accounted bytes that they hold.
+    pub used_bytes: u64,
+    /// Entries evicted since the node started.
+    pub evicted: u64,
+}
+
+/// What is posted to `/v1/limits`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsWish {
+    /// Accounted bytes that each node may hold.
+    pub memory_bytes: u64,
+}
+
 /// What is posted to `/v1/shards/{shard}/recover`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

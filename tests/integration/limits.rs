@@ -1,5 +1,6 @@
 //! The memory limit is replicated state: set on one node, it holds on all, and after a restart.
 
+use std::process::Command;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Shape};
@@ -75,4 +76,31 @@ fn a_limit_set_on_one_node_holds_on_all_and_survives_their_restart() {
     }
     assert!(set(&mut cluster.resp(3, 7400), "16mb").is_ok());
     cluster.wait("the limit is raised again", DEADLINE, || held(&cluster, 1).1 == 16 << 20);
+}
+
+/// What the command line says about a node's limits, and whether it succeeded.
+fn limits(cluster: &Cluster, node: u16, arguments: &[&str]) -> (bool, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_coracle"))
+        .args(["limits", "--addr", &cluster.socket(node, 7480).to_string()])
+        .args(arguments)
+        .output()
+        .expect("the command runs");
+    let text = [done.stdout, done.stderr].concat();
+    (done.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn the_command_line_changes_the_limit_of_all_nodes_or_says_why_not() {
+    let extra = vec!["--value-bytes-max=1KiB".to_owned()];
+    let cluster = Cluster::start(Shape { memory: "8MiB", extra, ..Shape::default() });
+    let (is_done, text) = limits(&cluster, 1, &[]);
+    assert!(is_done && text.contains("of 8.00 MiB are in use"), "{text}");
+    let (is_done, text) = limits(&cluster, 1, &["set", "--memory", "12MiB"]);
+    assert!(is_done, "{text}");
+    cluster.wait("another node shows it", DEADLINE, || {
+        limits(&cluster, 2, &[]).1.contains("of 12.0 MiB")
+    });
+    let (is_done, text) = limits(&cluster, 3, &["set", "--memory", "1KiB"]);
+    assert!(!is_done && text.contains("must fit"), "{text}");
+    assert_eq!(held(&cluster, 3).1, 12 << 20);
 }

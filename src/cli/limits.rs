@@ -1,0 +1,58 @@
+//! `coracle limits`: what the nodes may hold; and `set`, which changes it for all of them.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, Subcommand};
+
+use super::CommandError;
+use super::shards::Node;
+use super::table::{bytes, grouped};
+use crate::config::size;
+use crate::control::view::{LimitsView, LimitsWish};
+
+/// The flags of `coracle limits`.
+#[derive(Clone, Debug, Args)]
+pub struct LimitsOptions {
+    /// HTTP address of any node of the cluster; the port is 7480 unless given
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST[:PORT]",
+        default_value = "127.0.0.1:7480",
+        env = "CORACLE_ADDR"
+    )]
+    addr: String,
+    /// What to do instead of showing the limit
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Action {
+    /// Changes what each node may hold, on all nodes at once
+    ///
+    /// It becomes part of the data: it holds after restarts, whatever the configuration says. What
+    /// exceeds a lower limit is evicted little by little.
+    Set {
+        /// Accounted bytes of keys and values on a node, as in 8GiB
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        memory: u64,
+    },
+}
+
+/// Runs the command.
+pub fn run(options: LimitsOptions) -> Result<(), CommandError> {
+    let node = Node::resolve(&options.addr)?;
+    let view: LimitsView = match options.action {
+        None => node.get("/v1/limits")?,
+        Some(Action::Set { memory }) => {
+            let document = serde_json::to_string(&LimitsWish { memory_bytes: memory });
+            let document = document.map_err(|error| CommandError::Failed(error.to_string()))?;
+            node.post("/v1/limits", &document)?
+        }
+    };
+    let (used, limit) = (bytes(view.used_bytes), bytes(view.memory_bytes));
+    let evicted = grouped(view.evicted);
+    writeln!(io::stdout(), "{used} of {limit} are in use on this node; {evicted} keys evicted")?;
+    Ok(())
+}
