@@ -6,26 +6,27 @@
 //! what that sets free.
 //!
 //! Reads need no log. So this is done only on cores that nobody has read from for [`QUIET_TIME`],
-//! and never for longer than [`CLOSED_TIME_MAX`] at a time: a slow disk does not hold up
-//! acknowledgements and heartbeats.
+//! and only after a write that took no longer than [`WRITE_TIME_MAX`]: a slow disk does not hold up
+//! acknowledgements. Each tick of the core opens it, whatever the disk does. It has no timer of its
+//! own, since it would be set for every write.
 
 use std::cell::Cell;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::signal::Signal;
-use crate::net::runtime::Alarm;
 
-/// How long sockets are left alone at most.
-const CLOSED_TIME_MAX: Duration = Duration::from_micros(500);
+/// After a longer write sockets are not left alone during the next.
+const WRITE_TIME_MAX: Duration = Duration::from_micros(1_000);
 /// For how long nobody must have read.
 const QUIET_TIME: Duration = Duration::from_millis(10);
 
 /// See the module's description. Open at first.
 #[derive(Debug)]
 pub struct Gate {
-    closed_at: Cell<Option<Instant>>,
+    write_began: Cell<Option<Instant>>,
+    is_closed: Cell<bool>,
     opened: Signal,
+    is_disk_fast: Cell<bool>,
     reads: Cell<u64>,
     last_read: Cell<Instant>,
 }
@@ -33,8 +34,10 @@ pub struct Gate {
 impl Default for Gate {
     fn default() -> Self {
         Gate {
-            closed_at: Cell::new(None),
+            write_began: Cell::new(None),
+            is_closed: Cell::new(false),
             opened: Signal::default(),
+            is_disk_fast: Cell::new(false),
             reads: Cell::new(0),
             last_read: Cell::new(Instant::now()),
         }
@@ -49,34 +52,33 @@ impl Gate {
         }
     }
 
-    /// Closes it because a write begins, if nobody reads here.
+    /// Closes it because a write begins, if nobody reads here and the disk is fast.
     pub fn close(&self) {
         let now = Instant::now();
-        if now.duration_since(self.last_read.get()) >= QUIET_TIME {
-            self.closed_at.set(Some(now));
-        }
+        self.write_began.set(Some(now));
+        let is_unread = now.duration_since(self.last_read.get()) >= QUIET_TIME;
+        self.is_closed.set(is_unread && self.is_disk_fast.get());
     }
 
     /// Opens it because the write has ended.
+    pub fn end_write(&self) {
+        if let Some(began) = self.write_began.take() {
+            self.is_disk_fast.set(began.elapsed() <= WRITE_TIME_MAX);
+        }
+        self.open();
+    }
+
+    /// Opens it until the next write.
     pub fn open(&self) {
-        if self.closed_at.take().is_some() {
+        if self.is_closed.replace(false) {
             self.opened.raise();
         }
     }
 
-    /// Waits while it is closed. At most one task does, with an alarm of its own.
-    pub async fn passed(&self, alarm: &mut Alarm) {
-        while let Some(closed_at) = self.closed_at.get() {
-            let left = CLOSED_TIME_MAX.saturating_sub(closed_at.elapsed());
-            if left.is_zero() {
-                return;
-            }
-            alarm.set(left);
-            std::future::poll_fn(|context| match self.opened.poll(context) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => alarm.poll(context),
-            })
-            .await;
+    /// Waits while it is closed. At most one task does.
+    pub async fn passed(&self) {
+        while self.is_closed.get() {
+            self.opened.wait().await;
         }
     }
 }
@@ -84,48 +86,36 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::runtime::{ExecutorSettings, start_executor};
-
-    fn on_an_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
-        let settings =
-            ExecutorSettings { name: "gate".to_owned(), cpu: None, spin: Duration::ZERO };
-        start_executor(&settings, test).expect("an executor").join().expect("the test holds");
-    }
 
     fn long_unread() -> Gate {
         let gate = Gate::default();
         let before = Instant::now().checked_sub(QUIET_TIME);
         gate.last_read.set(before.expect("the clock has run for a while"));
+        gate.is_disk_fast.set(true);
         gate
     }
 
     #[test]
-    fn a_write_that_does_not_end_holds_nobody_up_for_long() {
-        on_an_executor(|| async {
-            let gate = long_unread();
-            gate.close();
-            assert!(gate.closed_at.get().is_some());
-            gate.passed(&mut Alarm::new(Duration::ZERO)).await;
-            assert!(gate.closed_at.get().is_some(), "nobody has opened it");
-        });
+    fn a_write_closes_it_and_its_end_or_a_tick_opens_it() {
+        let gate = long_unread();
+        gate.close();
+        assert!(gate.is_closed.get());
+        gate.open();
+        assert!(!gate.is_closed.get());
+        gate.close();
+        gate.end_write();
+        assert!(!gate.is_closed.get());
     }
 
     #[test]
-    fn it_is_open_where_somebody_reads() {
+    fn it_stays_open_where_somebody_reads_and_where_the_disk_is_slow() {
         let gate = long_unread();
         gate.note_reads(1);
         gate.close();
-        assert_eq!(gate.closed_at.get(), None);
-    }
-
-    #[test]
-    fn the_end_of_a_write_opens_it() {
-        on_an_executor(|| async {
-            let gate = long_unread();
-            gate.close();
-            gate.open();
-            gate.passed(&mut Alarm::new(Duration::ZERO)).await;
-            assert_eq!(gate.closed_at.get(), None);
-        });
+        assert!(!gate.is_closed.get());
+        let gate = long_unread();
+        gate.is_disk_fast.set(false);
+        gate.close();
+        assert!(!gate.is_closed.get());
     }
 }

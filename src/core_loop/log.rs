@@ -89,7 +89,7 @@ pub async fn write_log(shared: Rc<Shared>, mut writer: LogWriter) {
                     let write = LogWrite { segment, segment_bytes, offset, bytes: &bytes };
                     shared.gate.close();
                     let result = writer.write(write).await;
-                    shared.gate.open();
+                    shared.gate.end_write();
                     // What has come on the sockets meanwhile is part of the turn that follows.
                     yield_now().await;
                     shared.state.borrow_mut().log_written(id, bytes, result);

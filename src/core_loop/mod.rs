@@ -418,9 +418,8 @@ fn accept_clients(shared: &Rc<Shared>, port: AcceptHandle, name: &'static str, k
 
 /// Wakes the tasks of connections on which something has come.
 async fn attend_sockets(shared: Rc<Shared>) {
-    let mut alarm = Alarm::new(Duration::ZERO);
     loop {
-        shared.gate.passed(&mut alarm).await;
+        shared.gate.passed().await;
         let attended = match shared.sockets.collect() {
             // Those who were woken run before this looks again.
             Ok(true) => {
@@ -477,6 +476,10 @@ async fn keep_time(shared: Rc<Shared>) {
             look_after_at = now + LOOK_AFTER_INTERVAL;
         }
         if now >= shared.deadline.get() {
+            // What has come on sockets waits no longer than until here, whatever became of the
+            // write that it waits for, or of a wake-up. The set tells its errors elsewhere.
+            shared.gate.open();
+            let _ = shared.sockets.collect();
             // The turn sets the next one.
             shared.deadline.set(u64::MAX);
             shared.turn.raise();
