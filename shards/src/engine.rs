@@ -195,7 +195,7 @@ pub struct Core {
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
-    /// Shards whose commands wait for the end of the write that is under way.
+    /// Shards whose next entry waits for the end of the write that is under way.
     held: Vec<ShardId>,
     journal: Journal,
     poisoned: Option<DiskError>,
@@ -833,7 +833,7 @@ impl Core {
             counts: &mut self.counts,
         };
         let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
-        let is_held = self.journal.is_busy() && !home.is_held && replica.has_gathered();
+        let is_held = self.journal.is_busy() && !home.is_held && replica.has_to_propose();
         if is_held {
             home.is_held = true;
             self.held.push(shard);

@@ -1,9 +1,9 @@
 //! The log entry: what one Raft entry of a shard carries.
 //!
 //! An entry is a stamp and sections: a batch of commands, and touches, which are applied before it.
-//! Changes of limits will be a further kind. Entries are persistent, and every replica must make
-//! the same of them: one that holds an unknown version or kind was written by a newer program,
-//! and the replica that reads it stops. Skipping it would let the states part.
+//! Entries are persistent, and every replica must make the same of them: one that holds an unknown
+//! version or kind was written by a newer program, and the replica that reads it stops. Skipping it
+//! would let the states part.
 //!
 //! Format, little-endian: format version (1 byte), stamp (8), sections. A section is its kind (1),
 //! the length of its body (4), the body. The body of a batch is the number of commands (2) and the

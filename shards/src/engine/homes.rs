@@ -30,7 +30,7 @@ pub(super) struct Home {
     pub(super) id: ReplicaId,
     pub(super) member: Member,
     pub(super) is_dirty: bool,
-    /// Whether its commands wait for the end of the write that is under way.
+    /// Whether its next entry waits for the end of the write that is under way.
     pub(super) is_held: bool,
     /// What the core last told others of this replica's leader.
     pub(super) told: LeaderView,

@@ -747,9 +747,10 @@ impl Replica {
         }
     }
 
-    /// Whether commands wait to be proposed.
-    pub fn has_gathered(&self) -> bool {
-        !self.gathered.is_empty()
+    /// Whether it would propose an entry: commands wait for one, or reads for its stamp.
+    pub fn has_to_propose(&self) -> bool {
+        let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
+        self.leads() && (wants_stamp || !self.gathered.is_empty())
     }
 
     fn propose_gathered(&mut self, now: Now) {
