@@ -789,6 +789,33 @@ fn what_readers_of_a_follower_use_is_used_on_all_replicas() {
     stage.judge().expect("no violation");
 }
 
+/// A read of a key that is due waits for an entry with a stamp, and that for the end of a write: not
+/// for a moment without one, of which there are few while another shard is written all the time.
+#[test]
+fn a_read_that_waits_for_a_stamp_does_not_wait_for_an_idle_log() {
+    let options = Options { shards: 2, durability: Durability::Fsync, ..quiet() };
+    let mut stage = Stage::settled(options).expect("no violation");
+    let other = stage.client(2);
+    let batch_of_another_shard = |stage: &mut Stage| {
+        let mut batch = RequestBatch::default();
+        stage.world.request(other, ShardId(1), 0, set("busy", None), &mut batch);
+        stage.world.mail(at(2), None, Mail::Requests(batch));
+    };
+    for round in 0..20 {
+        stage.ask_anew(1, set("mortal", Some(100 * MILLI)));
+        stage.pass(101 * MILLI + round * 5 * MILLI).expect("no violation");
+        let reader = stage.client(1);
+        stage.ask(1, reader, Input::Get);
+        for _ in 0..150 {
+            batch_of_another_shard(&mut stage);
+            stage.pass(100 * MICRO).expect("no violation");
+        }
+        assert!(!stage.world.workload.waits(reader), "no answer within 15 ms in round {round}");
+        stage.pass(100 * MILLI).expect("no violation");
+    }
+    stage.judge().expect("no violation");
+}
+
 /// Commands that come while the log is being written are one entry afterwards: they cost the group
 /// one message each way and not one each.
 #[test]

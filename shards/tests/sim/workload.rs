@@ -123,6 +123,11 @@ impl Workload {
         self.records.len()
     }
 
+    /// Whether the client in this place waits for an answer.
+    pub fn waits(&self, place: usize) -> bool {
+        !self.clients[place].pending.is_empty()
+    }
+
     /// Whether requests are under way.
     pub fn is_waiting(&self) -> bool {
         self.clients.iter().any(|client| !client.pending.is_empty())
