@@ -789,8 +789,8 @@ fn what_readers_of_a_follower_use_is_used_on_all_replicas() {
     stage.judge().expect("no violation");
 }
 
-/// A read of a key that is due waits for an entry with a stamp, and that for the end of a write, not
-/// for a moment without one: there are few while another shard is written all the time.
+/// A read of a key that is due waits for an entry with a stamp, and that entry for the end of a
+/// write, not for a moment without one: there are few while another shard is written all the time.
 #[test]
 fn a_read_that_waits_for_a_stamp_does_not_wait_for_an_idle_log() {
     let options = Options { shards: 2, durability: Durability::Fsync, ..quiet() };
