@@ -1,10 +1,11 @@
-//! The command line: `coracle serve | demo | shards | limits | version`.
+//! The command line: `coracle serve | demo | shards | cores | limits | version`.
 //!
 //! Exit codes: 0 for success; 1 when what was asked for failed; 2 when it could not begin, for a
 //! wrong flag, an impossible configuration or a port in use. Results go to the standard output,
 //! everything else to the standard error output. A reader that goes away (`coracle shards | head`)
 //! is no failure.
 
+mod cores;
 mod demo;
 mod digest;
 mod limits;
@@ -53,6 +54,8 @@ fn command() -> Command {
     );
     let shards = shards::ShardsOptions::augment_args(Command::new("shards"))
         .about("Shows which node and core leads each shard, and moves leaderships");
+    let cores = cores::CoresOptions::augment_args(Command::new("cores"))
+        .about("Shows what the cores of a node do, and how long their turns take");
     let limits = limits::LimitsOptions::augment_args(Command::new("limits"))
         .about("Shows how much the nodes may hold, and changes it");
     Command::new("coracle")
@@ -63,6 +66,7 @@ fn command() -> Command {
         .subcommand(add_flags(serve))
         .subcommand(demo)
         .subcommand(shards)
+        .subcommand(cores)
         .subcommand(limits)
         .subcommand(Command::new("version").about("Prints the version"))
 }
@@ -105,6 +109,7 @@ fn dispatch(
         }
         Some(("demo", matches)) => demo::run(&options(matches)?),
         Some(("shards", matches)) => shards::run(options(matches)?),
+        Some(("cores", matches)) => cores::run(&options(matches)?),
         Some(("limits", matches)) => limits::run(options(matches)?),
         Some(("version", _)) => {
             use std::io::Write as _;

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::messages::{ControlRequest, CoreCounters, CoreReport};
-use super::view::{LeaderPlace, ReplicaState, ReplicaView, ShardView};
+use super::view::{CoreView, CoresView, LeaderPlace, ReplicaState, ReplicaView, ShardView};
 use crate::config::NodeConfig;
 
 /// How long a core may take to report. Its turns are far shorter; one that takes longer is stuck.
@@ -300,6 +300,19 @@ impl Collector {
 }
 
 impl NodeReport {
+    /// What the cores have done, for people.
+    pub fn cores_view(&self) -> CoresView {
+        let mut view = CoresView::default();
+        for (core, report) in self.cores.iter().enumerate() {
+            let worst = self.worst.get(core).copied().unwrap_or_default();
+            match report {
+                Some(report) => view.cores.push(core_view(report, worst)),
+                None => view.unanswered.push(core as u16),
+            }
+        }
+        view
+    }
+
     /// All replicas of this node with the cores they live on.
     pub fn replicas(&self) -> impl Iterator<Item = (CoreIndex, &ShardStatus)> {
         let cores = self.cores.iter().flatten();
@@ -320,6 +333,25 @@ impl NodeReport {
     /// Who leads `shard`, as far as this node knows.
     pub fn leader(&self, shard: ShardId) -> LeaderView {
         self.leaders.get(usize::from(shard.0)).copied().unwrap_or_default()
+    }
+}
+
+fn core_view(report: &CoreReport, worst: Worst) -> CoreView {
+    let CoreReport { core, shards, counters, turn_times, .. } = report;
+    let quantile_us = |millionths| turn_times.quantile_ns(millionths).div_ceil(1_000);
+    CoreView {
+        core: core.0,
+        connections: counters.connections,
+        commands: counters.commands,
+        replicas: shards.iter().filter(|status| status.role != Role::Outside).count() as u64,
+        leaders: shards.iter().filter(|status| status.role == Role::Leader).count() as u64,
+        turns: turn_times.count(),
+        busy_us: turn_times.sum_ns() / 1_000,
+        turn_p50_us: quantile_us(500_000),
+        turn_p99_us: quantile_us(990_000),
+        turn_p999_us: quantile_us(999_000),
+        turn_max_us: turn_times.max_ns().div_ceil(1_000),
+        turn_worst_us: worst.turn_ns.div_ceil(1_000),
     }
 }
 

@@ -30,8 +30,8 @@ use super::messages::CoreReport;
 use super::recover::recover;
 use super::transfer::{Hop, transfer};
 use super::view::{
-    ErrorView, LimitsView, LimitsWish, RecoverWish, ReplicasView, ShardsView, TransferDone,
-    TransferWish,
+    CoresView, ErrorView, LimitsView, LimitsWish, RecoverWish, ReplicasView, ShardsView,
+    TransferDone, TransferWish,
 };
 use super::{cluster, metrics, readiness};
 
@@ -74,6 +74,7 @@ pub fn router(face: Arc<Face>) -> Router {
         .route("/v1/shards/{shard}/transfer", post(transfer_shard))
         .route("/v1/shards/{shard}/recover", post(recover_shard))
         .route("/v1/replicas", get(replicas))
+        .route("/v1/cores", get(cores))
         .route("/v1/limits", get(show_limits).post(change_limits))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such page") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -186,6 +187,10 @@ async fn replicas(State(face): State<Arc<Face>>, Query(scope): Query<Scope>) -> 
     let report = face.collector.report().await;
     let replicas = face.collector.local_replicas(&report);
     Json(ReplicasView { replicas, unanswered: Vec::new() })
+}
+
+async fn cores(State(face): State<Arc<Face>>) -> Json<CoresView> {
+    Json(face.collector.report().await.cores_view())
 }
 
 async fn show_limits(State(face): State<Arc<Face>>) -> Json<LimitsView> {

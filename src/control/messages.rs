@@ -12,6 +12,7 @@
 use shards::contract::{AdminCommand, LeaderView, ReadCounts, ShardStatus};
 use shards::ids::{CoreIndex, NodeId};
 
+use crate::core_loop::turn_times::TurnTimes;
 use crate::disk::writer::LogCounters;
 
 /// Requests that may wait in a core's control channel. Whoever finds it full is told at once that
@@ -47,6 +48,8 @@ pub struct CoreReport {
     pub cores_of: Vec<(NodeId, u16)>,
     /// What it has counted.
     pub counters: CoreCounters,
+    /// How long its turns took since it started.
+    pub turn_times: TurnTimes,
 }
 
 /// What a core counts. All but the gauges only grow during the life of the process.
@@ -84,10 +87,6 @@ pub struct CoreCounters {
     pub peer_frames_dropped: u64,
     /// How reads were answered.
     pub reads: ReadCounts,
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Nanoseconds spent in turns.
-    pub turn_ns: u64,
     /// The longest turn since the last report, in nanoseconds (a gauge).
     pub turn_ns_max: u64,
     /// How late the loop came to the deadline the engine had asked for, at worst since the last

@@ -18,6 +18,7 @@ use super::messages::{CoreCounters, CoreReport};
 enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 /// A metric with one value per core: name, kind, help and where it stands.
@@ -69,8 +70,6 @@ const CORE_METRICS: &[CoreMetric] = &[
     ("read_questions_total", Kind::Counter, "Questions of followers to their leaders.", |c| {
         c.reads.questions
     }),
-    ("turns_total", Kind::Counter, "Turns of the core's loop.", |c| c.turns),
-    ("turn_nanoseconds_total", Kind::Counter, "Time spent in turns.", |c| c.turn_ns),
     ("log_writes_total", Kind::Counter, "Durable writes of the log.", |c| c.log.writes),
     ("log_written_bytes_total", Kind::Counter, "Bytes written to the log.", |c| c.log.bytes),
     ("log_write_nanoseconds_total", Kind::Counter, "Time that writes of the log took.", |c| {
@@ -147,6 +146,7 @@ fn write_head(page: &mut String, name: &str, kind: Kind, help: &str) -> fmt::Res
     let kind = match kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
     };
     writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}")
 }
@@ -203,6 +203,43 @@ fn write_cores(page: &mut String, report: &NodeReport) -> fmt::Result {
         for (core, worst) in report.worst.iter().enumerate() {
             writeln!(page, "{name}{{core=\"{core}\"}} {}", value(worst))?;
         }
+    }
+    write_turn_times(page, report)
+}
+
+/// Whether a bound of turn times is told: three per decade, and from 1 to 10 ms all there are.
+fn is_told(bound_ns: u64) -> bool {
+    let mut mantissa = bound_ns;
+    while mantissa.is_multiple_of(10) {
+        mantissa /= 10;
+    }
+    matches!(mantissa, 1 | 2 | 5) || (1_000_000..=10_000_000).contains(&bound_ns)
+}
+
+/// Nanoseconds as seconds, exactly.
+fn seconds(ns: u64) -> String {
+    let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn write_turn_times(page: &mut String, report: &NodeReport) -> fmt::Result {
+    let name = "coracle_turn_seconds";
+    let help = "Time a core was busy before it waited or let other tasks run.";
+    write_head(page, name, Kind::Histogram, help)?;
+    for CoreReport { core, turn_times, .. } in report.cores.iter().flatten() {
+        for (bound, count) in turn_times.cumulated().filter(|&(bound, _)| is_told(bound)) {
+            let bound = seconds(bound);
+            writeln!(page, "{name}_bucket{{core=\"{core}\",le=\"{bound}\"}} {count}")?;
+        }
+        let (sum, count) = (seconds(turn_times.sum_ns()), turn_times.count());
+        writeln!(page, "{name}_bucket{{core=\"{core}\",le=\"+Inf\"}} {count}")?;
+        writeln!(page, "{name}_sum{{core=\"{core}\"}} {sum}")?;
+        writeln!(page, "{name}_count{{core=\"{core}\"}} {count}")?;
+    }
+    let name = "coracle_turn_max_seconds";
+    write_head(page, name, Kind::Gauge, "Longest turn since the node started.")?;
+    for CoreReport { core, turn_times, .. } in report.cores.iter().flatten() {
+        writeln!(page, "{name}{{core=\"{core}\"}} {}", seconds(turn_times.max_ns()))?;
     }
     Ok(())
 }

@@ -11,9 +11,10 @@ use shards::contract::{AdminCommand, LeaderView, ReplicaStatus, Role, ShardStatu
 use shards::ids::{CoreIndex, Index, Nanos, NodeId, ShardId, Term};
 
 use super::messages::{CONTROL_QUEUE_MAX, CoreCounters, CoreReport};
-use super::view::{ReadinessView, ReplicasView, RoleView, ShardsView, TransferDone};
+use super::view::{CoresView, ReadinessView, ReplicasView, RoleView, ShardsView, TransferDone};
 use super::*;
 use crate::config::{Machine, add_flags};
+use crate::core_loop::turn_times::TurnTimes;
 use crate::disk::writer::LogCounters;
 
 const SHARDS: u16 = 6;
@@ -107,7 +108,15 @@ fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
             },
             ..CoreCounters::default()
         },
+        turn_times: played_turns(),
     }
+}
+
+/// Three turns: of 40 µs, of 4.5 ms and of 20 s.
+fn played_turns() -> TurnTimes {
+    let mut times = TurnTimes::default();
+    [40_000, 4_500_000, 20_000_000_000].into_iter().for_each(|ns| times.record(ns));
+    times
 }
 
 /// Plays a core until it is told to stop or its channel closes.
@@ -360,11 +369,16 @@ fn metrics_are_well_formed_and_each_name_has_one_meaning() {
             let (name, kind) = head.split_once(' ').expect("a name and a kind");
             assert!(kinds.insert(name, kind).is_none(), "{name} is described twice");
             assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{name} is a {kind}");
         } else if !line.starts_with('#') {
             let (series, value) = line.rsplit_once(' ').expect("a series and a value");
             let name = series.split('{').next().expect("a name");
-            assert!(kinds.contains_key(name), "{name} has no description");
-            assert!(value.parse::<u64>().is_ok(), "{line}");
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().any(|part| {
+                let whole = name.strip_suffix(part);
+                whole.is_some_and(|whole| kinds.get(whole) == Some(&"histogram"))
+            });
+            assert!(of_histogram || kinds.contains_key(name), "{name} has no description");
+            assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
         }
     }
     for line in [
@@ -372,12 +386,31 @@ fn metrics_are_well_formed_and_each_name_has_one_meaning() {
         "coracle_core_turn_worst_nanoseconds{core=\"0\"} 5000",
         "coracle_core_log_write_worst_nanoseconds{core=\"0\"} 0",
         "coracle_core_log_disk_full{core=\"1\"} 0",
+        "coracle_turn_seconds_bucket{core=\"0\",le=\"0.00002\"} 0",
+        "coracle_turn_seconds_bucket{core=\"0\",le=\"0.00005\"} 1",
+        "coracle_turn_seconds_bucket{core=\"0\",le=\"0.004\"} 1",
+        "coracle_turn_seconds_bucket{core=\"0\",le=\"0.005\"} 2",
+        "coracle_turn_seconds_bucket{core=\"0\",le=\"10\"} 2",
+        "coracle_turn_seconds_bucket{core=\"0\",le=\"+Inf\"} 3",
+        "coracle_turn_seconds_sum{core=\"0\"} 20.00454",
+        "coracle_turn_seconds_count{core=\"0\"} 3",
+        "coracle_turn_max_seconds{core=\"1\"} 20",
         "coracle_shard_leads{shard=\"0\",core=\"0\"} 1",
         "coracle_shard_leads{shard=\"1\",core=\"0\"} 0",
         "coracle_shard_replica_lag_entries{shard=\"0\",node=\"2\"} 2",
     ] {
         assert!(page.lines().any(|have| have == line), "{line} is missing");
     }
+}
+
+#[test]
+fn cores_tell_how_long_their_turns_took() {
+    let view: CoresView = cluster().view(1, "/v1/cores");
+    assert_eq!((view.cores.len(), view.unanswered.len()), (usize::from(CORES), 0));
+    let core = &view.cores[1];
+    assert_eq!((core.core, core.turns, core.commands), (1, 3, 11));
+    assert_eq!((core.turn_p50_us, core.turn_max_us), (5_000, 20_000_000));
+    assert_eq!((core.turn_p99_us, core.turn_worst_us), (20_000_000, 5));
 }
 
 #[test]

@@ -158,6 +158,44 @@ pub struct ReadinessView {
     pub reasons: Vec<String>,
 }
 
+/// The answer of `/v1/cores`: the cores of the node that was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoresView {
+    /// The cores that answered in time, in the order of their numbers.
+    pub cores: Vec<CoreView>,
+    /// Those that did not.
+    pub unanswered: Vec<u16>,
+}
+
+/// What a core has done since the node started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreView {
+    /// Its number.
+    pub core: u16,
+    /// Client connections that are open.
+    pub connections: u64,
+    /// Commands taken from clients.
+    pub commands: u64,
+    /// Replicas that live on it,
+    pub replicas: u64,
+    /// and those of them that lead.
+    pub leaders: u64,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Microseconds in which it was busy.
+    pub busy_us: u64,
+    /// Microseconds that half of the turns did not exceed,
+    pub turn_p50_us: u64,
+    /// 99 of 100,
+    pub turn_p99_us: u64,
+    /// 999 of 1,000,
+    pub turn_p999_us: u64,
+    /// and all.
+    pub turn_max_us: u64,
+    /// The longest of the last ten to twenty seconds.
+    pub turn_worst_us: u64,
+}
+
 /// What is posted to `/v1/shards/{shard}/transfer`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

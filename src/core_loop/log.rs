@@ -70,6 +70,7 @@ impl State {
                 Err(DiskError(error.to_string()))
             }
         };
+        self.begin_input();
         self.refresh_now();
         self.step(Input::Disk { id, result });
         self.outputs.recycle(bytes);
@@ -88,7 +89,7 @@ pub async fn write_log(shared: Rc<Shared>, mut writer: LogWriter) {
                 Some(DiskOperation::Write { id, segment, segment_bytes, offset, bytes }) => {
                     let write = LogWrite { segment, segment_bytes, offset, bytes: &bytes };
                     shared.gate.close();
-                    let result = writer.write(write).await;
+                    let result = shared.measured(writer.write(write)).await;
                     shared.gate.end_write();
                     // What has come on the sockets meanwhile is part of the turn that follows.
                     yield_now().await;

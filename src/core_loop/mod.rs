@@ -28,10 +28,12 @@ mod signal;
 mod state;
 mod table;
 mod turn;
+pub mod turn_times;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -72,6 +74,7 @@ use log::{LogPort, write_log};
 use state::State;
 use table::{ConnectionId, Table};
 use turn::FollowUps;
+use turn_times::TurnTimes;
 
 #[cfg(test)]
 mod tests;
@@ -236,7 +239,8 @@ fn assemble(start: CoreStart) -> io::Result<Assembled> {
         drained: Vec::new(),
         led_nothing_since: None,
         now: clock::now(),
-        now_is_fresh: false,
+        busy_since: None,
+        turn_times: TurnTimes::default(),
     };
     let shared = Shared {
         state: RefCell::new(state),
@@ -267,7 +271,7 @@ impl Shared {
         self.core_count_learned(to.node, peer.cores);
         let mut state = self.state.borrow_mut();
         let serial = state.peers.set_up(to, stream.clone(), peer.incarnation);
-        state.refresh_now();
+        state.begin_input();
         state.step(Input::LinkUp { to, cores: peer.cores });
         self.turn.raise();
         serial
@@ -321,6 +325,8 @@ impl Shared {
         let (next, turn_is_due) = self.state.borrow_mut().read_client(id);
         if turn_is_due {
             self.turn.raise();
+        } else {
+            self.end_without_turn();
         }
         next
     }
@@ -333,7 +339,37 @@ impl Shared {
     }
 
     fn flush_client_rest(&self, id: ConnectionId, has_room: bool) -> Flushed {
-        self.state.borrow_mut().flush_client_rest(id, has_room)
+        self.within_turn(|state| state.flush_client_rest(id, has_room))
+    }
+
+    /// Does work that calls for no turn and yet counts as time in which the core is busy.
+    pub fn within_turn<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        let result = {
+            let mut state = self.state.borrow_mut();
+            state.begin_input();
+            work(&mut state)
+        };
+        self.end_without_turn();
+        result
+    }
+
+    /// Ends the count of busy time, unless a turn is about to come, which does.
+    fn end_without_turn(&self) {
+        if !self.turn.is_raised() {
+            self.state.borrow_mut().end_busy();
+        }
+    }
+
+    /// Carries out `work`; what it does between its waits counts as time in which the core is busy.
+    async fn measured<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        std::future::poll_fn(|context| {
+            self.state.borrow_mut().begin_input();
+            let polled = work.as_mut().poll(context);
+            self.end_without_turn();
+            polled
+        })
+        .await
     }
 
     fn remove_client(&self, id: ConnectionId) {
@@ -404,7 +440,7 @@ impl State {
     fn link_down(&mut self, to: Address, serial: Option<u64>) -> bool {
         let was_up = self.peers.take_down(to, serial);
         if was_up {
-            self.refresh_now();
+            self.begin_input();
             self.step(Input::LinkDown { to });
         }
         was_up
@@ -470,9 +506,7 @@ async fn keep_time(shared: Rc<Shared>) {
     loop {
         let now = clock::now().monotonic.0;
         if now >= look_after_at {
-            let mut state = shared.state.borrow_mut();
-            state.refresh_now();
-            state.look_after(&mut last_totals);
+            shared.within_turn(|state| state.look_after(&mut last_totals));
             look_after_at = now + LOOK_AFTER_INTERVAL;
         }
         if now >= shared.deadline.get() {
@@ -504,7 +538,7 @@ async fn receive_from_sibling(
     while let Ok(frame) = receiver.recv_async().await {
         {
             let mut state = shared.state.borrow_mut();
-            state.refresh_now_for_input();
+            state.begin_input();
             for frame in std::iter::once(frame).chain(receiver.drain()) {
                 state.step(Input::Frame { from, bytes: &frame });
                 state.outputs.recycle(frame);
@@ -519,7 +553,7 @@ async fn serve_control(shared: Rc<Shared>, requests: flume::Receiver<ControlRequ
     while let Ok(request) = requests.recv_async().await {
         match request {
             ControlRequest::Status(answer) => {
-                let report = shared.state.borrow_mut().report();
+                let report = shared.within_turn(State::report);
                 let _ = answer.try_send(report);
             }
             ControlRequest::Admin(command, answer) => {

@@ -20,6 +20,11 @@ impl Signal {
         }
     }
 
+    /// Whether it was raised and nobody has looked at it yet.
+    pub fn is_raised(&self) -> bool {
+        self.raised.get()
+    }
+
     /// Ready, and lowered again, once it has been raised.
     pub fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.raised.replace(false) {

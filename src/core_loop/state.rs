@@ -17,6 +17,7 @@ use super::log::LogPort;
 use super::seats::Seats;
 use super::table::{ConnectionId, Table};
 use super::turn::KEPT_BYTES_MAX;
+use super::turn_times::TurnTimes;
 use crate::cluster_map::ClusterMap;
 use crate::control::messages::{CoreCounters, CoreReport};
 use crate::mesh::MeshPort;
@@ -76,8 +77,11 @@ pub struct State {
     pub led_nothing_since: Option<u64>,
     /// The clocks, as read at the last turn or at the first input after it.
     pub now: Now,
-    /// Whether `now` was read since the last turn.
-    pub now_is_fresh: bool,
+    /// When the turn that runs or comes next got its first input, in nanoseconds of the monotonic
+    /// clock. `now` is as fresh as that.
+    pub busy_since: Option<u64>,
+    /// How long turns took.
+    pub turn_times: TurnTimes,
 }
 
 /// What reading a client connection borrows.
@@ -142,14 +146,26 @@ impl State {
     /// Reads the clocks.
     pub fn refresh_now(&mut self) {
         self.now = clock::now();
-        self.now_is_fresh = true;
     }
 
-    /// Reads the clocks, unless that was done since the last turn: what has been gathered for one
-    /// turn arrived at one time.
-    pub fn refresh_now_for_input(&mut self) {
-        if !self.now_is_fresh {
+    /// Begins to take input for a turn, and reads the clocks unless that has begun already: what
+    /// has been gathered for one turn arrived at one time. Whoever calls it raises the turn
+    /// behind, or calls [`end_busy`](Self::end_busy).
+    pub fn begin_input(&mut self) {
+        if self.busy_since.is_none() {
             self.refresh_now();
+            self.busy_since = Some(self.now.monotonic.0);
+        }
+    }
+
+    /// The core waits, or lets others run: what it has done since the first input is counted as
+    /// one turn.
+    pub fn end_busy(&mut self) {
+        if let Some(since) = self.busy_since.take() {
+            self.refresh_now();
+            let spent = self.now.monotonic.0.saturating_sub(since);
+            self.turn_times.record(spent);
+            self.counters.turn_ns_max = self.counters.turn_ns_max.max(spent);
         }
     }
 
@@ -178,7 +194,7 @@ impl State {
 
     /// Reads from a connection. Returns what its task waits for, and whether a turn is due.
     pub fn read_client(&mut self, id: ConnectionId) -> (Next, bool) {
-        self.refresh_now_for_input();
+        self.begin_input();
         let now_second = self.now_second();
         let Some(client) = self.clients.get_mut(id) else { return (Next::Close, false) };
         let mut lent = Lent {
@@ -318,6 +334,7 @@ impl State {
             leaders: self.engine.leaders().to_vec(),
             cores_of,
             counters,
+            turn_times: self.turn_times.clone(),
         }
     }
 
@@ -338,7 +355,7 @@ impl State {
 
     /// Takes an order of the operator.
     pub fn administer(&mut self, command: AdminCommand) {
-        self.refresh_now();
+        self.begin_input();
         self.step(Input::Admin(command));
     }
 

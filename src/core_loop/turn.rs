@@ -43,6 +43,8 @@ pub struct FollowUps {
 impl State {
     /// One turn. What is left to do is added to `follow_ups`.
     pub fn turn(&mut self, follow_ups: &mut FollowUps) {
+        self.begin_input();
+        // A lease is looked up by a clock that was read after the requests were in hand.
         self.refresh_now();
         let began = self.now.monotonic.0;
         let asked_for = self.outputs.next_deadline.0;
@@ -63,12 +65,7 @@ impl State {
         self.flush_dirty(&mut follow_ups.blocked_clients);
         self.resume_congested();
         self.answer_drained();
-        self.refresh_now();
-        self.now_is_fresh = false;
-        let spent = self.now.monotonic.0 - began;
-        self.counters.turns += 1;
-        self.counters.turn_ns += spent;
-        self.counters.turn_ns_max = self.counters.turn_ns_max.max(spent);
+        self.end_busy();
     }
 
     /// Tells who waits for the end of this core's leaderships that it has come.

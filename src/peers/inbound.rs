@@ -154,7 +154,7 @@ impl Connection {
         if !state.peers.is_current(self.from, self.lane, self.serial) {
             return Ok(None);
         }
-        state.refresh_now_for_input();
+        state.begin_input();
         let now = state.now;
         let (engine, outputs) = (&mut state.engine, &mut state.outputs);
         let counters = &mut state.counters;

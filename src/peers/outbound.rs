@@ -111,7 +111,7 @@ async fn write_on(shared: &Rc<Shared>, pending: Pending) -> Result<(), &'static 
             Some(Err(_)) => return Err("the connection broke"),
             None => return Err("the peer took nothing for too long"),
         }
-        match shared.state.borrow_mut().peers.write_on(pending) {
+        match shared.within_turn(|state| state.peers.write_on(pending)) {
             Some(Written::NeedsRoom) => {}
             Some(Written::Broken(reason)) => return Err(reason),
             _ => return Ok(()),
