@@ -161,6 +161,7 @@ fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, Sta
         cores: config.cores.count(),
         placement,
         shard_bytes_max: config.shard_bytes_max(),
+        eviction: shards::ids::Eviction::Lru,
         value_bytes_max: config.value_bytes_max,
         durability: config.durability,
         reads: config.reads,
@@ -275,6 +276,7 @@ fn settings(config: &NodeConfig) -> Settings {
         election_ticks: config.election_ticks,
         value_bytes_max: config.value_bytes_max as u64,
         shard_bytes_max: config.shard_bytes_max(),
+        eviction: shards::ids::Eviction::Lru,
         durability: match config.durability {
             Durability::Memory => proto::peer::Durability::Memory,
             Durability::Fsync => proto::peer::Durability::Fsync,

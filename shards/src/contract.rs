@@ -13,7 +13,7 @@
 //! - After a `step`, all outputs are drained before the next one is of use: they are appended to.
 
 use crate::command::RequestBatch;
-use crate::ids::{Address, CoreIndex, Index, Millis, Nanos, NodeId, ShardId, Term};
+use crate::ids::{Address, CoreIndex, Eviction, Index, Millis, Nanos, NodeId, ShardId, Term};
 use crate::placement::Placement;
 use crate::reply::Replies;
 use crate::wal::LogIdentity;
@@ -59,6 +59,8 @@ pub struct CoreConfig {
     pub placement: Placement,
     /// Accounted bytes one shard may hold.
     pub shard_bytes_max: u64,
+    /// Which entries are evicted first.
+    pub eviction: Eviction,
     /// Longest value a client may store, in bytes.
     pub value_bytes_max: usize,
     /// What an acknowledgement means.

@@ -210,6 +210,7 @@ fn engine(cores: u16, shards: u16) -> CoreConfig {
         cores,
         placement: Placement::new(vec![node], shards).expect("a placement"),
         shard_bytes_max: 1 << 20,
+        eviction: shards::ids::Eviction::Lru,
         value_bytes_max: 1 << 10,
         durability: Durability::Fsync,
         reads: ReadMode::Lease,

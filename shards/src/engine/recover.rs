@@ -68,7 +68,7 @@ impl Core {
         outputs: &mut Outputs,
     ) -> Result<(), &'static str> {
         let heard_term = self.router.view(shard).term;
-        let settings = StoreSettings::of(&self.config, shard);
+        let settings = StoreSettings::of(&self.config);
         let salvaged =
             self.with_replica(shard, outputs, |replica, courier| match replica.view().leader {
                 Some(_) => Err("its replica here knows a leader"),

@@ -41,10 +41,10 @@ use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::defect::{self, Defect};
 use crate::entry::{EntryBuilder, EntryReader};
-use crate::ids::{Formation, Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
+use crate::ids::{Formation, Index, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::raft_log::{FORMATION, RaftLog};
 use crate::reply::Status;
-use crate::store::{ShardClock, Store, StoreSettings};
+use crate::store::{Opening, ShardClock, Store, StoreSettings};
 use crate::wal::{RecoveredReplica, Stage};
 
 /// Proposed and not yet applied bytes of one shard, at most. Beyond it entries wait to be proposed.
@@ -82,7 +82,7 @@ impl Gathered {
     /// Takes it apart again: visits its commands, and the reads between them, in order.
     fn scatter(mut self, mut visit: impl FnMut(&Parcel<'_>)) {
         let ordered = self.bars_reads;
-        let entry = self.builder.finish(Millis(0), &[]);
+        let entry = self.builder.finish(Opening::default());
         let Ok(reader) = EntryReader::new(&entry) else { return };
         let mut riders = self.riders.iter().peekable();
         let mut encoded = Vec::new();
@@ -172,6 +172,8 @@ pub struct Replica {
     doubtful: Vec<Proposed>,
     proposed_bytes: usize,
     stamp_wanted: bool,
+    /// What this replica proposes for hashing keys with, should it lead the shard first.
+    key_secret: u64,
     /// Touches that may still be proposed, or sent to the leader, in this tick.
     touch_allowance: usize,
     /// Ticks for which touches have waited that no command took along.
@@ -302,7 +304,7 @@ impl Replica {
             Ok(raw) => raw,
             Err(error) => panic!("raft-rs refused a constant configuration: {error}"),
         };
-        let settings = StoreSettings::of(config, shard);
+        let settings = StoreSettings::of(config);
         let mut attempts = SplitMix(config.seed.rotate_left(17) ^ me.0);
         Replica {
             shard,
@@ -329,6 +331,7 @@ impl Replica {
             doubtful: Vec::new(),
             proposed_bytes: 0,
             stamp_wanted: false,
+            key_secret: attempts.next() | 1,
             touch_allowance: TOUCHES_PER_TICK,
             touch_ticks: 0,
             reads: Reads::new(attempts.next()),
@@ -766,7 +769,11 @@ impl Replica {
             };
             self.gathered_bytes -= gathered.builder.bytes_len();
             let touches = self.touches_to_propose();
-            let data = gathered.builder.finish(self.clock.running(now), &touches);
+            let data = gathered.builder.finish(Opening {
+                stamp: self.clock.running(now),
+                touches: &touches,
+                key_secret: self.store.wants_key_secret().then_some(self.key_secret),
+            });
             let bytes = data.len();
             if self.raw.propose(Vec::new(), data).is_err() {
                 // raft-rs drops proposals of a leader that was removed or hands over; this

@@ -52,7 +52,7 @@ const DEFECTS: [(Defect, Play); 29] = [
     (Defect::IgnoredChecksum, Play::Seeds(damaged)),
     (Defect::OldLayoutReadAgain, Play::Seeds(moving)),
     (Defect::OldIdAfterWipe, Play::Seeds(wiped)),
-    (Defect::FreeSlotsNotRestored, Play::Seeds(evicting_and_crashing)),
+    (Defect::KeySecretNotRestored, Play::Seeds(evicting_and_crashing)),
     (Defect::LruOrderNotRestored, Play::Seeds(evicting_and_crashing)),
     (Defect::FollowerReadsAtOnce, Play::Seeds(reading_from_replicas)),
     (Defect::AnswersWithoutProof, Play::Scenario(scenarios::PAUSED_WITH_A_FOLLOWER)),

@@ -196,6 +196,7 @@ impl Options {
             reads: if drift_max_ppm > LEASE_DRIFT_MAX_PPM { ReadMode::Quorum } else { reads },
             shards: *random.pick(&[1, 1, 2, 3, 4, 6, 8]),
             shard_bytes_max: if keys == Keys::Evicted { 2_500 } else { 4 << 20 },
+            eviction: shards::ids::Eviction::Lru,
             request_deadline: *random.pick(&[500, 1_000, 2_000]) * MILLI,
             touch_interval: *Random::stream(seed, "touches").pick(&[
                 Millis(0),

@@ -37,6 +37,7 @@ fn quiet() -> Options {
         reads: ReadMode::Quorum,
         shards: 1,
         shard_bytes_max: 1 << 20,
+        eviction: shards::ids::Eviction::Lru,
         request_deadline: 2 * SECOND,
         parked_bytes_max: 1 << 20,
         delay_min: 100 * MICRO,
@@ -767,6 +768,7 @@ fn what_readers_of_a_follower_use_is_used_on_all_replicas() {
     let options = Options {
         keys: Keys::Evicted,
         shard_bytes_max: 256,
+        eviction: shards::ids::Eviction::Lru,
         replica_read_share: 1_000,
         touch_interval: Millis(20),
         ..quiet()

@@ -17,7 +17,7 @@ use crate::engine::{Courier, Parcel};
 use crate::entry::{Commands, EntryReader};
 use crate::ids::{Index, Millis, Term, Version};
 use crate::reply::Status;
-use crate::store::{Answer, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
+use crate::store::{Answer, Opening, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
 
 /// Log bytes kept for followers that lag, beyond what all of them have.
 const LOG_TAIL_BYTES: usize = 1 << 20;
@@ -153,7 +153,7 @@ impl Replica {
             true => now.wall,
             false => reader.stamp(),
         };
-        self.store.begin_entry(expires_by, reader.touches());
+        self.store.begin_entry(Opening { stamp: expires_by, ..reader.opening() });
         let mut ahead = reader.commands();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {

@@ -62,7 +62,7 @@ impl Replica {
                     return Err("an entry of its log cannot be read");
                 };
                 clock.follow(reader.stamp(), now);
-                store.begin_entry(reader.stamp(), reader.touches());
+                store.begin_entry(reader.opening());
                 for (ordinal, command) in reader.commands().enumerate() {
                     let version = Version::new(epoch, Index(entry.index), ordinal);
                     store.apply(version, &command, Answer::Unwanted);
