@@ -276,7 +276,6 @@ fn settings(config: &NodeConfig) -> Settings {
         election_ticks: config.election_ticks,
         value_bytes_max: config.value_bytes_max as u64,
         shard_bytes_max: config.shard_bytes_max(),
-        eviction: shards::ids::Eviction::Lru,
         durability: match config.durability {
             Durability::Memory => proto::peer::Durability::Memory,
             Durability::Fsync => proto::peer::Durability::Fsync,

@@ -177,7 +177,6 @@ impl Plan {
                 election_ticks: 6,
                 value_bytes_max: 1 << 20,
                 shard_bytes_max: 64 << 20,
-                eviction: shards::ids::Eviction::Lru,
                 durability: proto::peer::Durability::Memory,
             },
             hosts: others.map(|other| (NodeId(other), host(other))).collect(),

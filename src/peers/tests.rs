@@ -53,7 +53,6 @@ fn peers() -> Peers {
             election_ticks: 6,
             value_bytes_max: 1 << 20,
             shard_bytes_max: 1 << 20,
-            eviction: shards::ids::Eviction::Lru,
             durability: Durability::Memory,
         },
         hosts: vec![(NodeId(2), IpAddr::V4(Ipv4Addr::LOCALHOST))],

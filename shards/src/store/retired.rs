@@ -43,6 +43,7 @@ impl Retired {
     }
 
     /// Whether there is nothing to be freed.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.tables.is_empty() && self.indexes.is_empty()
     }

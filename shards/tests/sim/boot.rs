@@ -44,7 +44,7 @@ impl World {
             cores,
             placement: self.placement.clone(),
             shard_bytes_max: options.shard_bytes_max,
-            eviction: shards::ids::Eviction::Lru,
+            eviction: options.eviction,
             value_bytes_max: 1 << 16,
             durability: options.durability,
             reads: options.reads,

@@ -112,7 +112,7 @@ fn wiped(options: Options) -> Options {
 }
 
 fn evicting(options: Options) -> Options {
-    let (keys, shard_bytes_max) = (Keys::Evicted, 2_500);
+    let (keys, shard_bytes_max) = (Keys::Evicted, 900);
     Options { cores: vec![1; 3], keys, shard_bytes_max, keys_per_shard: 18, ..options }
 }
 

@@ -155,8 +155,7 @@ fn replicas_agree_after_random_commands_with_reordered_and_repeated_messages() {
         let options = Options {
             cores: vec![1; 3],
             shards: 2,
-            shard_bytes_max: 2_500,
-            eviction: shards::ids::Eviction::Lru,
+            shard_bytes_max: 1_200,
             faults_last: 6 * SECOND,
             faults: Faults {
                 raft_duplicate: 400,

@@ -5,7 +5,7 @@
 //! quiet.
 
 use shards::contract::{Durability, ReadMode};
-use shards::ids::Millis;
+use shards::ids::{Eviction, Millis};
 
 use crate::random::Random;
 
@@ -116,6 +116,8 @@ pub struct Options {
     pub shards: u16,
     /// Accounted bytes of a shard.
     pub shard_bytes_max: u64,
+    /// Which entries are evicted first, until a request changes it.
+    pub eviction: Eviction,
     /// How long a request may wait.
     pub request_deadline: u64,
     /// How long after a use reads leave no touch.
@@ -195,8 +197,8 @@ impl Options {
             replicas: *more.pick(&[3, 3, 5]),
             reads: if drift_max_ppm > LEASE_DRIFT_MAX_PPM { ReadMode::Quorum } else { reads },
             shards: *random.pick(&[1, 1, 2, 3, 4, 6, 8]),
-            shard_bytes_max: if keys == Keys::Evicted { 2_500 } else { 4 << 20 },
-            eviction: shards::ids::Eviction::Lru,
+            shard_bytes_max: if keys == Keys::Evicted { 900 } else { 4 << 20 },
+            eviction: *Random::stream(seed, "eviction").pick(&[Eviction::Lru, Eviction::Sieve]),
             request_deadline: *random.pick(&[500, 1_000, 2_000]) * MILLI,
             touch_interval: *Random::stream(seed, "touches").pick(&[
                 Millis(0),

@@ -16,7 +16,6 @@ fn play(seeds: std::ops::Range<u64>, change: impl Fn(&mut Options)) -> Vec<Repor
                 faults: Faults { crash_lasts: 100 * MILLI, ..Faults::default() },
                 keys: Keys::Strict,
                 shard_bytes_max: 4 << 20,
-                eviction: shards::ids::Eviction::Lru,
                 ..Options::draw(seed)
             };
             change(&mut options);

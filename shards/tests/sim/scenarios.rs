@@ -37,7 +37,6 @@ fn quiet() -> Options {
         reads: ReadMode::Quorum,
         shards: 1,
         shard_bytes_max: 1 << 20,
-        eviction: shards::ids::Eviction::Lru,
         request_deadline: 2 * SECOND,
         parked_bytes_max: 1 << 20,
         delay_min: 100 * MICRO,
@@ -767,17 +766,16 @@ fn reads_by_lease_cost_rounds_by_time_and_not_by_number() {
 fn what_readers_of_a_follower_use_is_used_on_all_replicas() {
     let options = Options {
         keys: Keys::Evicted,
-        shard_bytes_max: 256,
-        eviction: shards::ids::Eviction::Lru,
+        shard_bytes_max: 480,
         replica_read_share: 1_000,
         touch_interval: Millis(20),
         ..quiet()
     };
     let mut stage = Stage::settled(options).expect("no violation");
-    stage.ask_anew(1, set(&"v".repeat(104), None));
+    stage.ask_anew(1, set(&"v".repeat(390), None));
     stage.pass(SECOND).expect("no violation");
     let status = |stage: &Stage, node| stage.status(node).expect("a replica");
-    assert!(status(&stage, 1).bytes > 224, "{} bytes", status(&stage, 1).bytes);
+    assert!(status(&stage, 1).bytes > 420, "{} bytes", status(&stage, 1).bytes);
     let before = status(&stage, 1).applied;
     stage.ask_anew(2, Input::Get);
     stage.pass(2 * SECOND).expect("no violation");
