@@ -60,7 +60,7 @@ const fn class_bytes() -> [u16; CLASSES] {
     // Above, a page is divided by a whole number, so that no piece is left over.
     let mut items = 15;
     while items >= PAGE_BYTES / ITEM_BYTES_MAX {
-        bytes[class] = (PAGE_BYTES / items & !(UNIT_BYTES - 1)) as u16;
+        bytes[class] = ((PAGE_BYTES / items) & !(UNIT_BYTES - 1)) as u16;
         class += 1;
         items -= 1;
     }
@@ -465,7 +465,7 @@ mod tests {
         for round in 1..20_000_u64 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
             let pick = (random >> 33) as usize;
-            if live.len() < 300 || pick % 2 == 0 {
+            if live.len() < 300 || pick.is_multiple_of(2) {
                 let bytes = ITEM_BYTES_MIN + pick % (ITEM_BYTES_MAX - ITEM_BYTES_MIN);
                 let address = arena.allocate(bytes);
                 assert_eq!(arena.item(address)[..8], [0; 8]);

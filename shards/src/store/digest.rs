@@ -5,8 +5,9 @@
 //! per visited entry. So a change costs the old term and the new one, whatever the size of the
 //! store, and the order of the changes leaves no trace. The bytes of key and value enter through
 //! XXH3, whose result is stable across versions and machines. A use changes an entry's neighbours
-//! and not its own term, so it does not read the value; for long values the hash is kept. The rest is mixed in by multiplications that are bijective in each field: a change
-//! of a single field always changes the term.
+//! and not its own term, so it does not read the value; for long values the hash is kept. The rest
+//! is mixed in by multiplications that are bijective in each field: a change of a single field
+//! always changes the term.
 //!
 //! It guards against divergence and damage, not against somebody who seeks collisions.
 

@@ -111,10 +111,11 @@ impl Shape {
     }
 
     fn bits(self) -> u8 {
-        HAS_DEADLINE * u8::from(self.has_deadline)
-            | HAS_FLAGS * u8::from(self.has_flags)
-            | HAS_LONG_KEY * u8::from(self.key_len > usize::from(u8::MAX))
-            | HAS_BLOCK * u8::from(self.has_block())
+        let given = |bit: u8, is_given: bool| if is_given { bit } else { 0 };
+        given(HAS_DEADLINE, self.has_deadline)
+            | given(HAS_FLAGS, self.has_flags)
+            | given(HAS_LONG_KEY, self.key_len > usize::from(u8::MAX))
+            | given(HAS_BLOCK, self.has_block())
     }
 }
 
@@ -511,7 +512,10 @@ impl Entries {
     #[inline]
     pub fn set_visited(&mut self, address: Address, is_visited: bool) {
         let bits = &mut self.arena.item_mut(address)[BITS_AT];
-        *bits = *bits & !VISITED | VISITED * u8::from(is_visited);
+        *bits &= !VISITED;
+        if is_visited {
+            *bits |= VISITED;
+        }
     }
 
     /// The place in the expiry index, or [`NO_PLACE`].

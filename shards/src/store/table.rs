@@ -58,7 +58,8 @@ impl KeyHash {
     /// The chunk where a search begins, of so many.
     #[inline]
     fn home(self, chunks: usize) -> usize {
-        ((self.0 >> 24 & 0xffff_ffff) * chunks as u64 >> 32) as usize
+        let bits = self.0 >> 24 & 0xffff_ffff;
+        ((bits * chunks as u64) >> 32) as usize
     }
 
     #[inline]

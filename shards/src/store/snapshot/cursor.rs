@@ -9,9 +9,9 @@
 //! Every entry carries the number of the last snapshot that it is no part of any more: because it
 //! was written, or because it came into being or changed later. Entries that came into being or
 //! moved stand behind all that the walk still has to reach, since the only place for them is the
-//! newest. Others changed where they stand; of those the cursor knows the version that they had, for
-//! the sake of who stands in front of them, and the walk passes over them. It ends at the first
-//! entry with its number that is none of those.
+//! newest. Others changed where they stand; of those the cursor knows the version that they had,
+//! for the sake of who stands in front of them, and the walk passes over them. It ends at the
+//! first entry with its number that is none of those.
 //!
 //! A flush hands the old entries over as a whole; the walk goes on along them. Where an entry lies
 //! in memory plays no part, so entries may be moved meanwhile.

@@ -472,9 +472,7 @@ fn a_snapshot_with_a_key_twice_is_refused() {
     }
     let parts = Parts::of(&bench.snapshot());
     let refused = parts.changed(|parts| parts.records[1][KEY_AT] = parts.records[0][KEY_AT]);
-    assert!(
-        matches!(refused, Err(RestoreError::Inconsistent(why)) if why.contains("a key occurs twice"))
-    );
+    assert!(matches!(refused, Err(RestoreError::Inconsistent(why)) if why.contains("twice")));
 }
 
 #[test]
