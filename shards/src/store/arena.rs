@@ -101,6 +101,8 @@ pub(super) struct Address(u32);
 impl Address {
     /// No item.
     pub const NONE: Address = Address(u32::MAX);
+    /// The lowest address.
+    pub const FIRST: Address = Address(0);
 
     fn new(page: usize, unit: u16) -> Self {
         Address((page as u32) << UNIT_BITS | u32::from(unit))
@@ -128,6 +130,11 @@ impl Address {
     #[inline]
     pub fn some(self) -> Option<Address> {
         self.is_some().then_some(self)
+    }
+
+    /// The next address, whether or not an item begins there.
+    pub fn following(self) -> Address {
+        Address(self.0.saturating_add(1))
     }
 
     #[inline]
@@ -310,6 +317,23 @@ impl Arena {
             emptied.item += 1;
         }
         unreachable!("a page whose last item was released is given back");
+    }
+
+    /// The first item in use at or behind an address.
+    pub fn next_in_use(&self, from: Address) -> Option<Address> {
+        let mut offset = from.offset();
+        for (number, page) in self.pages.iter().enumerate().skip(from.page()) {
+            let bytes = &self.bytes[number];
+            let size = usize::from(CLASS_BYTES[usize::from(page.class)]);
+            let first = offset.div_ceil(size);
+            offset = 0;
+            let items = bytes.chunks_exact(size).take(usize::from(page.begun)).enumerate();
+            let in_use = items.skip(first).find(|(_, item)| item[..8] != [0; 8]);
+            if let Some((item, _)) = in_use {
+                return Some(Address::new(number, (item * size / UNIT_BYTES) as u16));
+            }
+        }
+        None
     }
 
     /// How many bytes an item that lies at `address` has room for.

@@ -544,6 +544,11 @@ impl Entries {
         self.arena.item(address)[0]
     }
 
+    /// The first entry at or behind an address in memory.
+    pub fn next_in_memory(&self, from: Address) -> Option<Address> {
+        self.arena.next_in_use(from)
+    }
+
     /// Flips a bit of an entry's value or key: damage, for tests.
     #[cfg(any(test, feature = "defects"))]
     pub fn flip_bit(&mut self, address: Address, nth_byte: usize) {

@@ -26,6 +26,7 @@ mod order;
 mod pages;
 mod policy;
 mod retired;
+mod scrub;
 mod snapshot;
 mod table;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod touches;
 mod warm;
 
 pub use clock::ShardClock;
+pub use scrub::ScrubProgress;
 pub use snapshot::{RestoreError, Restorer, SnapshotProgress};
 pub use touches::TOUCH_BYTES;
 pub use warm::WARM_COMMANDS_MAX;
@@ -50,6 +52,7 @@ use expiry::ExpiryIndex;
 use order::{Order, Queue};
 use policy::{ActivePolicy, Policy as _};
 use retired::Retired;
+use scrub::Scrub;
 use snapshot::Cursor;
 use std::fmt;
 use table::{KeyHash, Table};
@@ -204,6 +207,7 @@ pub struct Store {
     key_secret: u64,
     /// Terms of all entries.
     terms: Sum,
+    scrub: Scrub,
     bytes: u64,
     bytes_max: u64,
     value_bytes_max: u64,
@@ -245,6 +249,7 @@ impl Store {
             expiry: ExpiryIndex::default(),
             key_secret: 0,
             terms: Sum::default(),
+            scrub: Scrub::new(),
             bytes: 0,
             bytes_max: settings.bytes_max.min(SHARD_BYTES_MAX),
             value_bytes_max: settings.value_bytes_max,
@@ -627,13 +632,17 @@ impl Store {
 
     fn count_in(&mut self, address: Address) {
         let entry = self.entries.get(address);
-        self.terms.add(entry.term());
+        let term = entry.term();
+        self.terms.add(term);
+        self.scrub.count_in(address, term);
         self.bytes += entry.shape().accounted_bytes();
     }
 
     fn count_out(&mut self, address: Address) {
         let entry = self.entries.get(address);
-        self.terms.subtract(entry.term());
+        let term = entry.term();
+        self.terms.subtract(term);
+        self.scrub.count_out(address, term);
         self.bytes -= entry.shape().accounted_bytes();
     }
 
@@ -676,6 +685,9 @@ impl Store {
         for _ in 0..MOVED_PER_ENTRY_MAX {
             let Some(former) = self.entries.next_to_move() else { return };
             let address = self.entries.copy(former);
+            let term = self.entries.get(address).term();
+            self.scrub.count_out(former, term);
+            self.scrub.count_in(address, term);
             let hash = hash_of(&self.entries, address, self.key_secret);
             self.table.replace(hash, former, address);
             self.expiry.entry_moved(&self.entries, address);
@@ -699,6 +711,7 @@ impl Store {
         self.order = Order::new();
         self.policy = ActivePolicy::new(self.policy.eviction(), Address::NONE);
         self.terms = Sum::default();
+        self.scrub = Scrub::new();
         self.bytes = 0;
     }
 }
