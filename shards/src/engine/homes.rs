@@ -10,9 +10,9 @@ use super::journal::Waiting;
 use super::outbox::Outbox;
 use super::replica::Replica;
 use super::{Core, SplitMix};
-use crate::contract::{CoreConfig, Event, Lane, LeaderView, Now, Outputs};
+use crate::contract::{CoreConfig, Event, Health, Lane, LeaderView, Now, Outputs};
 use crate::defect::{self, Defect};
-use crate::ids::{Address, NodeId, ReplicaId, ShardId};
+use crate::ids::{Address, Nanos, NodeId, ReplicaId, ShardId};
 use crate::wal::{RecoveredReplica, ReplicaRecord, Stage};
 
 /// A shard's replica on this core, in one of the stages of its life.
@@ -40,6 +40,9 @@ pub(super) struct Home {
     pub(super) astray_ticks: u32,
     /// The newest epoch of a formation heard of; zero for none.
     pub(super) heard_epoch: u64,
+    /// When something was found wrong with the replica that was given up here, until another has
+    /// become a voter in its place.
+    pub(super) rebuilding_since: Option<Nanos>,
 }
 
 impl Home {
@@ -57,6 +60,27 @@ impl Home {
             unheard_ticks: 0,
             astray_ticks: 0,
             heard_epoch: 0,
+            rebuilding_since: None,
+        }
+    }
+
+    /// Begins anew, with nothing and under a new id.
+    pub(super) fn start_over(
+        &mut self,
+        config: &CoreConfig,
+        shard: ShardId,
+        random: &mut SplitMix,
+    ) {
+        let (heard_epoch, rebuilding_since) = (self.heard_epoch, self.rebuilding_since);
+        *self = Home { heard_epoch, rebuilding_since, ..Home::outsider(config, shard, random) };
+    }
+
+    /// Whether the replica is what it should be.
+    pub(super) fn health(&self) -> Health {
+        match (&self.member, self.rebuilding_since) {
+            (Member::Replica(replica), _) if replica.is_quarantined() => Health::Quarantined,
+            (_, Some(_)) => Health::Rebuilding,
+            (_, None) => Health::Sound,
         }
     }
 }

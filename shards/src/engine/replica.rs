@@ -15,9 +15,11 @@
 //! - Snapshots handed to raft-rs name the applied index of this very moment.
 
 mod apply;
+mod comparison;
 mod following;
 mod inspect;
 mod office;
+mod quarantine;
 mod salvage;
 mod touching;
 mod waiting;
@@ -28,8 +30,11 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
+use self::comparison::Comparison;
 use self::following::Asked;
 pub use self::inspect::SnapshotOpening;
+use self::office::{CAUGHT_UP_ENTRIES, SILENT_TICKS_MAX};
+use self::quarantine::Quarantine;
 use self::touching::TOUCHES_PER_TICK;
 use self::waiting::{Riders, Waiting};
 use super::follower_reads::FollowerReads;
@@ -200,6 +205,8 @@ pub struct Replica {
     silent_ticks: Vec<u32>,
     /// The last index of the log at each of the latest ticks, the oldest first.
     last_at_ticks: [Index; KEEPS_UP_TICKS],
+    quarantine: Quarantine,
+    comparison: Comparison,
     operations: u64,
 }
 
@@ -349,6 +356,8 @@ impl Replica {
             hold_ticks: 0,
             silent_ticks: vec![0; replication],
             last_at_ticks: [Index(0); KEEPS_UP_TICKS],
+            quarantine: Quarantine::default(),
+            comparison: Comparison::default(),
             operations: 0,
         }
     }
@@ -558,7 +567,7 @@ impl Replica {
         if self.stopped.is_some() {
             return;
         }
-        let is_draining = avoid.contains(&self.me.node());
+        let is_draining = avoid.contains(&self.me.node()) || self.withholds();
         let muted = usize::from(self.muted_ticks > 0);
         let ticks = self.election_timeout_ticks(is_draining) + muted;
         self.raw.raft.set_randomized_election_timeout(ticks);
@@ -584,8 +593,10 @@ impl Replica {
         for ticks in &mut self.silent_ticks {
             *ticks = ticks.saturating_add(1);
         }
+        self.tick_standings(courier);
+        self.tick_comparison(now.monotonic, courier);
         if self.leads() {
-            self.tick_membership();
+            self.tick_membership(avoid);
             self.tick_preference(avoid, is_draining);
             let running = self.clock.running(now);
             self.stamp_wanted |= self.store.is_above_limit();
@@ -757,7 +768,7 @@ impl Replica {
     }
 
     fn propose_gathered(&mut self, now: Now) {
-        let transferring = self.raw.raft.lead_transferee.is_some();
+        let transferring = self.raw.raft.lead_transferee.is_some() || self.withholds();
         while !transferring && self.proposed_bytes < PROPOSED_BYTES_MAX {
             let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
             let mut gathered = match self.gathered.pop_front() {
@@ -805,7 +816,7 @@ impl Replica {
     /// Confirms gathered reads by the lease, or else starts a round for them. A lease that reads
     /// make use of is renewed before it ends, by a round that no read waits for.
     fn start_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
-        if !self.raw.raft.commit_to_current_term() {
+        if !self.raw.raft.commit_to_current_term() || self.withholds() {
             return;
         }
         let term = Term(self.raw.raft.term);

@@ -78,6 +78,9 @@ pub struct Faults {
     pub drain_every: u64,
     /// Shards whose limit is changed.
     pub limit_every: u64,
+    /// Bits that flip in a replica's memory.
+    #[cfg_attr(not(feature = "defects"), expect(dead_code, reason = "nothing flips them"))]
+    pub flip_every: u64,
     /// Raft messages that are lost.
     pub raft_drop: u64,
     /// Raft messages that arrive twice.
@@ -122,6 +125,8 @@ pub struct Options {
     pub request_deadline: u64,
     /// How long after a use reads leave no touch.
     pub touch_interval: Millis,
+    /// Bytes that a core looks at for damage per second.
+    pub scrub_bytes_per_second: u64,
     /// Bytes that may wait for leaders.
     pub parked_bytes_max: usize,
     /// How long faults go on.
@@ -206,6 +211,7 @@ impl Options {
                 Millis(20),
                 Millis(5_000),
             ]),
+            scrub_bytes_per_second: *Random::stream(seed, "scrubbing").pick(&[0, 1 << 20, 8 << 20]),
             parked_bytes_max: *random.pick(&[2 << 10, 1 << 20, 1 << 20]),
             faults_last,
             delay_min: *random.pick(&[20, 100, 100, 500]) * MICRO,

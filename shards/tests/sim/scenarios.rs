@@ -25,12 +25,13 @@ pub struct Scenario {
     pub play: fn(u64) -> Played,
 }
 
-const SHARD: ShardId = ShardId(0);
+/// The shard of scenarios.
+pub const SHARD: ShardId = ShardId(0);
 /// No lease and no election lasts as long as this.
-const LONG: u64 = 3 * SECOND;
+pub const LONG: u64 = 3 * SECOND;
 
 /// Three nodes with one shard on one core each, no clients, no faults.
-fn quiet() -> Options {
+pub fn quiet() -> Options {
     Options {
         cores: vec![1; 3],
         replicas: 3,
@@ -62,23 +63,24 @@ fn quiet() -> Options {
 }
 
 /// A cluster with the means to play it by hand. Nodes are named by their numbers.
-struct Stage {
-    world: World,
+pub struct Stage {
+    /// The cluster.
+    pub world: World,
 }
 
 impl Stage {
     /// A cluster that has just started.
-    fn new(options: Options) -> Self {
+    pub fn new(options: Options) -> Self {
         Stage { world: World::new(options, false) }
     }
 
     /// A cluster whose node 1 leads.
-    fn settled(options: Options) -> Result<Self, String> {
+    pub fn settled(options: Options) -> Result<Self, String> {
         Self::settled_with_skew(options, &[])
     }
 
     /// The same with differences between the wall clocks, in milliseconds.
-    fn settled_with_skew(options: Options, wall_skew_ms: &[i64]) -> Result<Self, String> {
+    pub fn settled_with_skew(options: Options, wall_skew_ms: &[i64]) -> Result<Self, String> {
         let mut stage = Stage::new(options);
         for (process, &skew) in stage.world.processes.iter_mut().zip(wall_skew_ms) {
             process.wall_offset_ms = skew;
@@ -90,12 +92,16 @@ impl Stage {
         }
     }
 
-    fn pass(&mut self, time: u64) -> Result<(), String> {
+    pub fn pass(&mut self, time: u64) -> Result<(), String> {
         self.world.run_until(self.world.now + time)
     }
 
     /// Lets time pass, at most `within`, until `is_so`. Says whether it is.
-    fn pass_until(&mut self, within: u64, is_so: impl Fn(&Self) -> bool) -> Result<bool, String> {
+    pub fn pass_until(
+        &mut self,
+        within: u64,
+        is_so: impl Fn(&Self) -> bool,
+    ) -> Result<bool, String> {
         let until = self.world.now + within;
         while !is_so(self) {
             if self.world.now >= until {
@@ -106,54 +112,54 @@ impl Stage {
         Ok(true)
     }
 
-    fn status(&self, node: u16) -> Option<ShardStatus> {
+    pub fn status(&self, node: u16) -> Option<ShardStatus> {
         self.world.seat(at(node)).and_then(|seat| seat.core.status(SHARD))
     }
 
-    fn role(&self, node: u16) -> Option<Role> {
+    pub fn role(&self, node: u16) -> Option<Role> {
         self.status(node).map(|status| status.role)
     }
 
-    fn leads(&self, node: u16) -> bool {
+    pub fn leads(&self, node: u16) -> bool {
         self.role(node) == Some(Role::Leader)
     }
 
-    fn client(&mut self, node: u16) -> usize {
+    pub fn client(&mut self, node: u16) -> usize {
         self.world.add_client(at(node))
     }
 
     /// Sends a request through the connection of client `place` at `node`.
-    fn ask(&mut self, node: u16, place: usize, input: Input) {
+    pub fn ask(&mut self, node: u16, place: usize, input: Input) {
         let mut batch = RequestBatch::default();
         self.world.request(place, SHARD, 0, input, &mut batch);
         self.world.mail(at(node), None, Mail::Requests(batch));
     }
 
     /// Asks from a connection of its own.
-    fn ask_anew(&mut self, node: u16, input: Input) {
+    pub fn ask_anew(&mut self, node: u16, input: Input) {
         let place = self.client(node);
         self.ask(node, place, input);
     }
 
     /// Holds up what each of `from` sends to each of `to`.
-    fn block(&mut self, from: &[u16], to: &[u16]) {
+    pub fn block(&mut self, from: &[u16], to: &[u16]) {
         for (from, to) in pairs(from, to) {
             self.world.network.block(from, to);
         }
     }
 
     /// Lets it through again.
-    fn unblock(&mut self, from: &[u16], to: &[u16]) {
+    pub fn unblock(&mut self, from: &[u16], to: &[u16]) {
         self.world.unblock(&pairs(from, to));
     }
 
-    fn transfer(&mut self, from: u16, to: u16) {
+    pub fn transfer(&mut self, from: u16, to: u16) {
         let command = AdminCommand::Transfer { shard: SHARD, to: NodeId(to) };
         self.world.mail(at(from), None, Mail::Admin(command));
     }
 
     /// Ends all trouble, waits until everybody is answered, and judges what they were told.
-    fn judge(mut self) -> Result<(), String> {
+    pub fn judge(mut self) -> Result<(), String> {
         self.world.heal();
         self.pass(LONG)?;
         if self.world.workload.is_waiting() {
@@ -163,7 +169,8 @@ impl Stage {
     }
 }
 
-fn at(node: u16) -> Address {
+/// The core of a node with one.
+pub fn at(node: u16) -> Address {
     Address { node: NodeId(node), core: CoreIndex(0) }
 }
 
@@ -172,7 +179,8 @@ fn pairs(from: &[u16], to: &[u16]) -> Vec<(NodeId, NodeId)> {
     from.iter().flat_map(pair).filter(|(from, to)| from != to).collect()
 }
 
-fn set(text: &str, lives: Option<u64>) -> Input {
+/// A plain write.
+pub fn set(text: &str, lives: Option<u64>) -> Input {
     let value = text.as_bytes().into();
     Input::Set { value, condition: Condition::Always, lives, return_old: false }
 }

@@ -96,6 +96,8 @@ pub struct Seat {
     pub disk_stalled_until: u64,
     /// Its next disk operation fails.
     pub disk_fails: bool,
+    /// What it is told behind everything else of its next turn.
+    pub last_order: Option<AdminCommand>,
     seen_lives: BTreeMap<NodeId, u64>,
 }
 
@@ -387,7 +389,7 @@ impl World {
             self.schedule_turn(at, until);
             return;
         }
-        let Seat { core, outputs, inbox, .. } = seat;
+        let Seat { core, outputs, inbox, last_order, .. } = seat;
         let mut is_told = false;
         while let Some(mail) = inbox.pop_front() {
             let input = match &mail {
@@ -403,6 +405,9 @@ impl World {
             if let Mail::Frame(_, bytes) = mail {
                 outputs.recycle(bytes);
             }
+        }
+        if let Some(order) = last_order.take() {
+            core.step(clocks, Input::Admin(order), outputs);
         }
         core.step(clocks, Input::EndOfTurn, outputs);
         let mut outputs = std::mem::take(outputs);
@@ -684,6 +689,7 @@ impl World {
                 frozen_ns: 0,
                 disk_stalled_until: 0,
                 disk_fails: false,
+                last_order: None,
                 seen_lives: BTreeMap::new(),
             })
             .collect();

@@ -60,6 +60,8 @@ impl Replica {
             }
         }
         courier.event(Event::SnapshotRestored(self.shard, index));
+        self.end_quarantine(now.monotonic, courier);
+        self.note_applied(courier);
         self.note_membership(courier);
     }
 
@@ -90,6 +92,7 @@ impl Replica {
             }
             self.applied = (index, term);
             self.log.set_applied(index, term);
+            self.note_applied(courier);
         }
         self.raw.advance_apply_to(last);
         self.compact();
@@ -183,9 +186,13 @@ impl Replica {
             let is_swapped = defect::is(Defect::SwappedReplies) && ordinal ^ 1 < reader.len();
             let whose = if is_swapped { ordinal ^ 1 } else { ordinal };
             match own.waiting.at(whose) {
-                Some((origin, _)) => {
+                Some((origin, _)) if self.can_tell(&command.operation) => {
                     let outcome = self.store.apply(version, &command, Answer::Wanted);
                     courier.deliver(self.shard, view, origin, &outcome);
+                }
+                Some((origin, _)) => {
+                    self.store.apply(version, &command, Answer::Unwanted);
+                    courier.fail(self.shard, view, &[origin], Status::ReplicaStopped);
                 }
                 None => {
                     self.store.apply(version, &command, Answer::Unwanted);
@@ -227,7 +234,13 @@ impl Replica {
                 prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
             self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
         };
+        let is_member = conf_state.voters.contains(&self.me.0);
         self.log.set_conf_state(conf_state);
+        if !is_member && self.leads() {
+            // Another leader proposed it, and was deposed. raft-rs lets such a leader go on, and
+            // panics when its log is persisted.
+            self.raw.raft.become_follower(self.raw.raft.term, 0);
+        }
         Ok(())
     }
 
@@ -254,7 +267,7 @@ impl Replica {
     }
 
     pub(super) fn run_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
-        if !self.leads() {
+        if !self.leads() || self.withholds() {
             return;
         }
         let mut running = None;
@@ -275,7 +288,12 @@ impl Replica {
         courier: &mut Courier<'_>,
     ) {
         let view = self.view();
+        let withholds = self.withholds();
         for parcel in parcels {
+            if withholds {
+                courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
+                continue;
+            }
             let Ok((command, _)) = Command::decode(parcel.command) else {
                 // Commands are encoded by this code base or checked when a frame is read.
                 courier.fail(self.shard, view, &[parcel.origin], Status::Invalid);
