@@ -168,6 +168,7 @@ fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, Sta
         log: LogIdentity { cluster, node: config.node, layout: 0, core },
         segment_bytes: config.segment_bytes,
         touch_interval: Millis(config.touch_interval.as_millis() as u64),
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
         tick: nanos(config.tick),
         election_ticks: config.election_ticks,
         request_deadline: nanos(config.request_deadline),

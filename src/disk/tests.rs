@@ -220,6 +220,7 @@ fn engine(cores: u16, shards: u16) -> CoreConfig {
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
         touch_interval: Millis(5_000),
+        scrub_bytes_per_second: 8 << 20,
         parked_bytes_max: 1 << 20,
         seed: 1,
     }
