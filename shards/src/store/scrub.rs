@@ -14,6 +14,8 @@
 use super::Store;
 use super::arena::Address;
 use super::digest::Sum;
+#[cfg(any(test, feature = "defects"))]
+use super::entries::Entry;
 
 /// How far a look at the whole store has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +83,29 @@ impl Store {
     /// becomes of damaged memory.
     #[cfg(any(test, feature = "defects"))]
     pub fn flip_bit(&mut self, nth_byte: u64) -> bool {
-        let lengths = self.order.iter(&self.entries);
-        let mut lengths: Vec<_> =
-            lengths.map(|entry| (entry, self.entries.get(entry).data().len() as u64)).collect();
-        lengths.reverse();
-        let total: u64 = lengths.iter().map(|(_, length)| length).sum();
+        self.flip_within(nth_byte, |_| 0)
+    }
+
+    /// The same for the bytes of values alone: an entry whose key has changed cannot be removed, and
+    /// the attempt ends the process.
+    #[cfg(feature = "defects")]
+    pub fn flip_bit_of_value(&mut self, nth_byte: u64) -> bool {
+        self.flip_within(nth_byte, |entry| entry.key().len())
+    }
+
+    #[cfg(any(test, feature = "defects"))]
+    fn flip_within(&mut self, nth_byte: u64, spared: fn(&Entry<'_>) -> usize) -> bool {
+        let entries = self.order.iter(&self.entries).map(|address| {
+            let entry = self.entries.get(address);
+            (address, spared(&entry), (entry.data().len() - spared(&entry)) as u64)
+        });
+        let mut entries: Vec<_> = entries.collect();
+        entries.reverse();
+        let total: u64 = entries.iter().map(|(_, _, length)| length).sum();
         let Some(mut left) = nth_byte.checked_rem(total) else { return false };
-        for (entry, length) in lengths {
+        for (address, spared, length) in entries {
             if left < length {
-                self.entries.flip_bit(entry, left as usize);
+                self.entries.flip_bit(address, spared + left as usize);
                 return true;
             }
             left -= length;

@@ -72,7 +72,7 @@ impl Replica {
     /// Damages the store.
     #[cfg(feature = "defects")]
     pub fn flip_bit(&mut self, nth_byte: u64) {
-        self.store.flip_bit(nth_byte);
+        self.store.flip_bit_of_value(nth_byte);
     }
 
     /// Looks at a part of the store for damage.
