@@ -2,8 +2,8 @@
 //!
 //! A node is ready when every core answers and can write its log, every shard of the cluster has a
 //! leader as far as the node knows, and its own replicas are members of their groups, have caught
-//! up, and are neither damaged nor being rebuilt. A node that is about to stop is not ready, so that
-//! load balancers turn away before it goes.
+//! up, and are neither damaged nor being rebuilt. A node that is about to stop is not ready, so
+//! that load balancers turn away before it goes.
 
 use shards::contract::{Health, Role, ShardStatus};
 use shards::ids::ShardId;

@@ -86,8 +86,8 @@ impl Store {
         self.flip_within(nth_byte, |_| 0)
     }
 
-    /// The same for the bytes of values alone: an entry whose key has changed cannot be removed, and
-    /// the attempt ends the process.
+    /// The same for the bytes of values alone: an entry whose key has changed cannot be removed,
+    /// and the attempt ends the process.
     #[cfg(feature = "defects")]
     pub fn flip_bit_of_value(&mut self, nth_byte: u64) -> bool {
         self.flip_within(nth_byte, |entry| entry.key().len())
