@@ -9,7 +9,6 @@
 //! A tick is due one full tick after the last one was *delivered*: after a pause the engine ticks
 //! once, never in a burst, so that a stalled process does not depose anybody on waking up.
 
-mod care;
 mod checkpoint;
 mod follower_reads;
 mod formation;
@@ -27,13 +26,12 @@ mod recover;
 mod replica;
 mod router;
 mod siblings;
-mod status;
 mod transfers;
+mod work;
 
 pub use self::held::Held;
 use raft::eraftpb::MessageType;
 
-use self::care::Scrubber;
 use self::frames::{Items, Message, Messages, RepliesHeader, ReplyItem, RequestsHeader};
 use self::homes::{Home, Member, send_formation};
 use self::journal::{Journal, Waiting};
@@ -43,10 +41,11 @@ use self::replica::{Persisting, Replica};
 use self::router::{Parked, Router};
 use self::siblings::SiblingReads;
 use self::transfers::{Ended, Transfers};
+use self::work::Work;
 use crate::command::{ReadFrom, RequestBatch};
 use crate::contract::{
-    AdminCommand, CareCounts, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs,
-    ReadCounts,
+    AdminCommand, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs, ReadCounts,
+    Role, ShardStatus,
 };
 use crate::defect::{self, Defect};
 use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
@@ -98,7 +97,7 @@ struct Courier<'a> {
     transfers: &'a mut Transfers,
     refusals: &'a mut Refusals,
     counts: &'a mut ReadCounts,
-    care: &'a mut CareCounts,
+    work: &'a mut Work,
 }
 
 /// The last batch of each origin core and shard that was refused, or given back after it had been
@@ -197,12 +196,11 @@ pub struct Core {
     refusals: Refusals,
     siblings: SiblingReads,
     counts: ReadCounts,
-    care: CareCounts,
-    scrubber: Scrubber,
     reads_asked: u64,
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
+    work: Work,
     /// Shards whose next entry waits for the end of the write that is under way.
     held: Vec<ShardId>,
     journal: Journal,
@@ -263,11 +261,10 @@ impl Core {
             refusals: Refusals::new(),
             siblings: SiblingReads::new(config.parked_bytes_max, random.next()),
             counts: ReadCounts::default(),
-            care: CareCounts::default(),
-            scrubber: Scrubber::default(),
             reads_asked: 0,
             recoveries: Vec::new(),
             dirty: Vec::new(),
+            work: Work::default(),
             held: Vec::new(),
             journal: Journal::new(&config, recovered),
             poisoned: None,
@@ -330,6 +327,59 @@ impl Core {
         self.poisoned.as_ref()
     }
 
+    /// The state of the replica of `shard`, if it lives on this core.
+    pub fn status(&self, shard: ShardId) -> Option<ShardStatus> {
+        let home = self.homes.get(usize::from(shard.0))?.as_ref()?;
+        let leader = self.router.view(shard);
+        let mut status = ShardStatus {
+            shard,
+            role: Role::Outside,
+            leader,
+            commit: Index(0),
+            applied: Index(0),
+            keys: 0,
+            bytes: 0,
+            bytes_max: self.config.shard_bytes_max,
+            digest: 0,
+            evicted: 0,
+            expired: 0,
+            operations: 0,
+            hits: 0,
+            misses: 0,
+            touches_sent: 0,
+            touches_applied: 0,
+            lease: None,
+            replicas: Vec::new(),
+        };
+        if let Member::Replica(replica) = &home.member {
+            let store = replica.store();
+            status.role = replica.role();
+            (status.commit, status.applied) = replica.indices();
+            status.keys = store.keys();
+            status.bytes = store.bytes();
+            status.bytes_max = store.bytes_max();
+            status.digest = store.digest();
+            status.evicted = store.evicted();
+            status.expired = store.expired();
+            status.operations = replica.operations();
+            status.hits = store.hits();
+            status.misses = store.misses();
+            status.touches_sent = store.touches_taken();
+            status.touches_applied = store.touched();
+            status.lease = replica.lease_left(self.clock);
+            status.replicas = replica.members();
+        }
+        Some(status)
+    }
+
+    /// The store of `shard`'s replica on this core: for checkers.
+    pub fn store(&self, shard: ShardId) -> Option<&crate::store::Store> {
+        match &self.homes.get(usize::from(shard.0))?.as_ref()?.member {
+            Member::Replica(replica) => Some(replica.store()),
+            Member::Outsider(_) => None,
+        }
+    }
+
     fn take_requests(&mut self, now: Now, batch: &RequestBatch, outputs: &mut Outputs) {
         let deadline = Nanos(now.monotonic.0 + self.config.request_deadline.0);
         for request in batch.requests() {
@@ -380,7 +430,7 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
             counts: &mut self.counts,
-            care: &mut self.care,
+            work: &mut self.work,
         };
         Some(work(replica, &mut courier))
     }
@@ -469,11 +519,6 @@ impl Core {
                         replica.receive_touches(touches);
                     }
                 }
-                Message::Compare(..)
-                | Message::Digest(..)
-                | Message::Odd(..)
-                | Message::Standing(..)
-                | Message::Removed(..) => self.take_care(now, from, &message, outputs),
                 Message::Astray(shard, epoch) => self.take_astray(from, shard, epoch),
                 Message::Probe(shard, _)
                 | Message::Empty(shard, _)
@@ -700,7 +745,7 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
             counts: &mut self.counts,
-            care: &mut self.care,
+            work: &mut self.work,
         };
         replica.persisted(persisted, &mut courier);
         self.mark_dirty(shard);
@@ -715,12 +760,6 @@ impl Core {
                 }
             }
             AdminCommand::Recover { shard } => self.take_recover(shard),
-            #[cfg(feature = "defects")]
-            AdminCommand::FlipBit { shard, nth_byte } => {
-                if let Some(replica) = self.replica_mut(shard) {
-                    replica.flip_bit(nth_byte);
-                }
-            }
             AdminCommand::Drain => {
                 if !self.draining.contains(&self.own.node) {
                     self.draining.push(self.own.node);
@@ -746,9 +785,12 @@ impl Core {
             };
             self.next_tick = Some(Nanos(delivered.0 + self.config.tick.0));
         }
-        self.scrub(now, outputs);
         self.stir(outputs);
-        for shard in std::mem::take(&mut self.dirty) {
+        let hungry = self.work.begin_turn();
+        if hungry.is_empty() {
+            self.allow_removal(now.monotonic);
+        }
+        for shard in hungry.into_iter().chain(std::mem::take(&mut self.dirty)) {
             self.end_turn_of(now, shard, outputs);
         }
         self.run_recoveries(now, outputs);
@@ -760,8 +802,9 @@ impl Core {
         self.siblings.seal(&mut self.outbox);
         self.pump_transfers();
         self.outbox.flush(outputs);
+        let next_tick = self.next_tick.unwrap_or(now.monotonic);
         outputs.next_deadline = match self.dirty.is_empty() {
-            true => self.next_tick.unwrap_or(now.monotonic).min(self.scrubber.due),
+            true => self.work.next_turn(now.monotonic).unwrap_or(next_tick).min(next_tick),
             false => now.monotonic,
         };
     }
@@ -802,9 +845,14 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
             counts: &mut self.counts,
-            care: &mut self.care,
+            work: &mut self.work,
         };
         let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
+        home.is_dirty = self.work.end_part(shard);
+        if replica.wants_removal() && !home.is_removing {
+            home.is_removing = true;
+            self.work.queue_removal(shard);
+        }
         let is_held = self.journal.is_busy() && !home.is_held && replica.has_to_propose();
         if is_held {
             home.is_held = true;
@@ -872,7 +920,6 @@ impl Core {
         for shard in (0..self.homes.len() as u16).map(ShardId) {
             self.tick_one(now, shard, &avoid, outputs);
             self.tick_formation(shard);
-            self.tick_care(now, shard, outputs);
         }
         for ended in self.transfers.tick() {
             self.end_transfer(ended);
@@ -908,11 +955,11 @@ impl Core {
                     transfers: &mut self.transfers,
                     refusals: &mut self.refusals,
                     counts: &mut self.counts,
-                    care: &mut self.care,
+                    work: &mut self.work,
                 };
                 replica.tick(now, avoid, &mut courier);
                 // Until it is a voter, a newcomer goes on asking to be taken in.
-                if self.ticks.is_multiple_of(4) && replica.wants_in() {
+                if !replica.is_voter() && self.ticks.is_multiple_of(4) {
                     let probe = Message::Probe(shard, home.id);
                     for node in self.config.placement.replicas(shard) {
                         if node != self.config.node {
@@ -928,7 +975,7 @@ impl Core {
                     // Whoever had the shard has lost its memory too, perhaps. This replica starts
                     // over as if its node had restarted, under a new id, so that the shard can be
                     // formed anew.
-                    home.start_over(&self.config, shard, &mut self.random);
+                    *home = Home::outsider(&self.config, shard, &mut self.random);
                 } else {
                     self.mark_dirty(shard);
                 }

@@ -144,7 +144,6 @@ fn judge(shards: &BTreeMap<u16, Comparison>) -> (String, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::view::HealthView;
 
     fn replica(node: u16, applied: u64, digest: &str, role: RoleView) -> ReplicaState {
         ReplicaState {
@@ -152,7 +151,6 @@ mod tests {
             node,
             core: 0,
             role,
-            health: HealthView::Sound,
             term: 1,
             commit: applied,
             applied,

@@ -271,7 +271,7 @@ impl Incoming {
             from,
             received: 0,
             opening: SnapshotOpening::default(),
-            restorer: Restorer::new(StoreSettings::of(config)),
+            restorer: Restorer::new(StoreSettings::of(config, chunk.shard)),
             bytes: (config.durability == Durability::Fsync).then(Vec::new),
         }
     }

@@ -154,8 +154,7 @@ fn outcome(operation: &Operation<'_>, old: Option<&Entry>, next: u64) -> Result<
         Operation::Inspect { .. }
         | Operation::KeyCount
         | Operation::Increment { .. }
-        | Operation::Limit { .. }
-        | Operation::Evict { .. } => {
+        | Operation::Limit { .. } => {
             return Err(Status::Invalid);
         }
     })
