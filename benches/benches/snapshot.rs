@@ -9,10 +9,8 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shards::command::{Command, Expiry, Operation, SetCondition};
-use shards::ids::{Millis, Version};
-use shards::store::{
-    Answer, ENTRY_OVERHEAD_BYTES, Restorer, SnapshotProgress, Store, StoreSettings,
-};
+use shards::ids::{Eviction, Millis, Version};
+use shards::store::{Answer, Opening, Restorer, SnapshotProgress, Store, StoreSettings};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -20,11 +18,11 @@ use std::time::{Duration, Instant};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEYS: u64 = 1_000_000;
-const ACCOUNTED_BYTES: u64 = 16 + 64 + ENTRY_OVERHEAD_BYTES;
+const ACCOUNTED_BYTES: u64 = 160;
 const SETTINGS: StoreSettings = StoreSettings {
     bytes_max: KEYS * ACCOUNTED_BYTES,
     value_bytes_max: 1 << 20,
-    hash_seed: 1,
+    eviction: Eviction::Lru,
     touch_interval: Millis(5_000),
 };
 const VALUE: [u8; 64] = [b'v'; 64];
@@ -54,7 +52,7 @@ impl Shard {
     /// A store with all keys.
     fn full() -> Self {
         let mut shard = Shard { store: Store::new(SETTINGS), version: 0 };
-        shard.store.begin_entry(Millis(1), &[]);
+        shard.store.begin_entry(Opening::at(Millis(1)));
         // Steps that share no factor with the number of keys visit each of them.
         for (step, length) in [(617_411, 64), (324_433, 40), (910_219, 64)] {
             for round in 0..KEYS {

@@ -6,15 +6,14 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use shards::command::{Command, Expiry, Operation, SetCondition};
-use shards::ids::{Millis, Version};
-use shards::store::{Answer, ENTRY_OVERHEAD_BYTES, ReadOutcome, Store, StoreSettings};
+use shards::ids::{Eviction, Millis, Version};
+use shards::store::{Answer, Opening, ReadOutcome, Store, StoreSettings, accounted_bytes};
 use std::hint::black_box;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const KEYS: u64 = 1_000_000;
-const ACCOUNTED_BYTES: u64 = 16 + 64 + ENTRY_OVERHEAD_BYTES;
 const VALUE: [u8; 64] = [b'v'; 64];
 
 type Key = [u8; 16];
@@ -55,13 +54,13 @@ struct Shard {
 impl Shard {
     fn full() -> Self {
         let settings = StoreSettings {
-            bytes_max: KEYS * ACCOUNTED_BYTES,
+            bytes_max: KEYS * accounted_bytes(16, 64, true, false),
             value_bytes_max: 1 << 20,
-            hash_seed: 1,
+            eviction: Eviction::Lru,
             touch_interval: Millis(5_000),
         };
         let mut shard = Shard { store: Store::new(settings), version: 0 };
-        shard.store.begin_entry(Millis(1), &[]);
+        shard.store.begin_entry(Opening::at(Millis(1)));
         (0..KEYS).for_each(|number| shard.apply(&set(&key(number), Expiry::Never)));
         assert_eq!((shard.store.keys(), shard.store.evicted()), (KEYS, 0));
         shard
@@ -85,7 +84,8 @@ fn store(criterion: &mut Criterion) {
     let before = resident_bytes();
     let mut shard = Shard::full();
     let real = (resident_bytes() - before) / KEYS;
-    println!("an entry takes {real} bytes of memory and is accounted for {ACCOUNTED_BYTES}");
+    let accounted = shard.store.bytes() / KEYS;
+    println!("an entry takes {real} bytes of memory and is accounted for {accounted}");
     let mut keys = RandomKeys(1);
     let mut group = criterion.benchmark_group("store");
 

@@ -9,7 +9,7 @@
 //! (4), the operation's fixed fields, key, value. Operation codes are persistent; they are never
 //! reused. Bytes that are not a command are an error, never a panic.
 
-use crate::ids::{Millis, ShardId, Version};
+use crate::ids::{Eviction, Millis, ShardId, Version};
 use crate::reply::Token;
 
 /// Longest key in bytes: the length field's range.
@@ -154,6 +154,11 @@ pub enum Operation<'a> {
         /// The new limit.
         bytes_max: u64,
     },
+    /// Change which entries the shard named by the request evicts first. The key is empty.
+    Evict {
+        /// The new policy.
+        eviction: Eviction,
+    },
 }
 
 /// An operation and its key.
@@ -190,6 +195,7 @@ const DELETE: u8 = 20;
 const EXPIRE: u8 = 21;
 const FLUSH: u8 = 22;
 const LIMIT: u8 = 23;
+const EVICT: u8 = 24;
 
 /// Whether `encoded`, which is an encoded command, only reads.
 pub fn is_encoded_read(encoded: &[u8]) -> bool {
@@ -230,6 +236,7 @@ impl<'a> Command<'a> {
                 header(LIMIT, 0);
                 out.extend_from_slice(&bytes_max.to_le_bytes());
             }
+            Operation::Evict { eviction } => header(EVICT, eviction.code()),
             Operation::Set { flags, condition, expiry, return_old, .. } => {
                 let (condition_code, version) = match condition {
                     SetCondition::Always => (0, Version(0)),
@@ -285,7 +292,7 @@ impl<'a> Command<'a> {
             return Err(DecodeError::BadField);
         }
         let fixed_length = match code {
-            GET | INSPECT | KEY_COUNT | FLUSH => 0,
+            GET | INSPECT | KEY_COUNT | FLUSH | EVICT => 0,
             SET => 20,
             EXTEND | INCREMENT | DELETE | EXPIRE | LIMIT => 8,
             COUNT => 32,
@@ -306,6 +313,10 @@ impl<'a> Command<'a> {
             KEY_COUNT => Operation::KeyCount,
             FLUSH => Operation::Flush,
             LIMIT => Operation::Limit { bytes_max: fields.u64_at(0) },
+            EVICT => match Eviction::from_code(modifiers) {
+                Some(eviction) => Operation::Evict { eviction },
+                None => return Err(DecodeError::BadField),
+            },
             SET => Operation::Set {
                 value,
                 flags: fields.u32_at(0),
@@ -535,6 +546,9 @@ mod tests {
             operations.into_iter().map(|operation| Command { key: b"key", operation }).collect();
         commands.push(Command { key: b"", operation: Operation::Flush });
         commands.push(Command { key: b"", operation: Operation::Limit { bytes_max: 1 << 40 } });
+        for eviction in [Eviction::Lru, Eviction::Sieve] {
+            commands.push(Command { key: b"", operation: Operation::Evict { eviction } });
+        }
         commands.push(Command { key: b"", operation: Operation::KeyCount });
         commands
     }

@@ -13,7 +13,7 @@
 //! - After a `step`, all outputs are drained before the next one is of use: they are appended to.
 
 use crate::command::RequestBatch;
-use crate::ids::{Address, CoreIndex, Index, Millis, Nanos, NodeId, ShardId, Term};
+use crate::ids::{Address, CoreIndex, Eviction, Index, Millis, Nanos, NodeId, ShardId, Term};
 use crate::placement::Placement;
 use crate::reply::Replies;
 use crate::wal::LogIdentity;
@@ -59,6 +59,8 @@ pub struct CoreConfig {
     pub placement: Placement,
     /// Accounted bytes one shard may hold.
     pub shard_bytes_max: u64,
+    /// Which entries are evicted first.
+    pub eviction: Eviction,
     /// Longest value a client may store, in bytes.
     pub value_bytes_max: usize,
     /// What an acknowledgement means.
@@ -72,6 +74,9 @@ pub struct CoreConfig {
     /// How long after a use reads leave no further touch of an entry, in shard time; zero if they
     /// never do, and only writes count as uses. Default 5 s.
     pub touch_interval: Millis,
+    /// Accounted bytes of its stores that a core looks at per second for damage; zero for none.
+    /// Default 8 MiB.
+    pub scrub_bytes_per_second: u64,
     /// One Raft tick. Default 50 ms.
     pub tick: Nanos,
     /// Ticks without a leader before the first successor campaigns. Default 6.
@@ -131,6 +136,14 @@ pub enum AdminCommand {
     },
     /// Hand all leaderships over and never lead again: the node is about to stop.
     Drain,
+    /// Flip a bit of the values that this core's replica of a shard holds, as failing memory does.
+    #[cfg(feature = "defects")]
+    FlipBit {
+        /// Which shard.
+        shard: ShardId,
+        /// Which byte, counted over all its values.
+        nth_byte: u64,
+    },
 }
 
 /// Something that happened outside of the engine.
@@ -219,6 +232,15 @@ pub enum Event {
     Recovered(ShardId, u64),
     /// The operator wanted that, and it was not done.
     RecoverRefused(ShardId, &'static str),
+    /// This core's replica is not what it should be: it serves nobody any more, and is rebuilt as
+    /// soon as the others can spare it.
+    Quarantined(ShardId, Finding),
+    /// This core's replica was given up, and comes back empty under a new id, to be filled.
+    GivenUp(ShardId),
+    /// It is a voter again, so long after something was found.
+    Rebuilt(ShardId, Nanos),
+    /// Replicas of a shard that this core leads differ.
+    DigestsDiffer(ShardId, Difference),
     /// A replica stopped for good: its log holds what this version cannot read, or its state
     /// differs. A human must look.
     ReplicaStopped(ShardId, String),
@@ -282,6 +304,67 @@ pub struct ReadCounts {
     pub questions: u64,
 }
 
+/// What was found wrong with a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// An entry is not what was written.
+    #[error("bytes of an entry have changed in memory")]
+    Damage,
+    /// It differs from what a majority of the members holds.
+    #[error("its digest at index {index} is {own:016x}, and that of a majority {agreed:016x}")]
+    Odd {
+        /// The applied index at which they were compared.
+        index: Index,
+        /// Its digest there.
+        own: u64,
+        /// The digest of the majority.
+        agreed: u64,
+    },
+}
+
+/// A difference between replicas at one applied index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The index.
+    pub index: Index,
+    /// The digest that a majority of all members has; `None` if there is none, and nobody knows
+    /// who is right.
+    pub agreed: Option<u64>,
+    /// The digests of all members that told.
+    pub digests: Vec<(NodeId, u64)>,
+}
+
+/// Whether a replica is what it should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// As far as anybody knows.
+    #[default]
+    Sound,
+    /// It is not, serves nobody, and waits to be rebuilt.
+    Quarantined,
+    /// It was given up, and is being filled again.
+    Rebuilding,
+}
+
+/// What a core has found out about the state of its replicas since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CareCounts {
+    /// Accounted bytes looked at for damage.
+    pub scrubbed_bytes: u64,
+    /// Times that a whole store was looked at and nothing was found.
+    pub scrub_passes: u64,
+    /// Damaged entries found.
+    pub damages: u64,
+    /// Comparisons of the replicas of a shard that is led here.
+    pub comparisons: u64,
+    /// Comparisons that found a difference.
+    pub mismatches: u64,
+    /// Replicas here that were quarantined.
+    pub quarantined: u64,
+    /// Replicas here that were rebuilt after that.
+    pub rebuilt: u64,
+}
+
 /// What a replica is to its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -310,6 +393,8 @@ pub struct ReplicaStatus {
     pub matched: Index,
     /// How many entries it lacks.
     pub lag: u64,
+    /// What it said of itself. The leader does not know who is being rebuilt; a learner may be.
+    pub health: Health,
 }
 
 /// A shard as one core sees it. Only the leader knows `replicas`.
@@ -319,6 +404,8 @@ pub struct ShardStatus {
     pub shard: ShardId,
     /// What this core's replica is.
     pub role: Role,
+    /// Whether it is what it should be.
+    pub health: Health,
     /// Who leads, as far as known.
     pub leader: LeaderView,
     /// Commit index.

@@ -55,8 +55,8 @@ pub enum Defect {
     VoteRightAfterRestart,
     /// Frames of the log are believed without their checksum.
     IgnoredChecksum,
-    /// A store restored from a snapshot gives its free slots out in another order.
-    FreeSlotsNotRestored,
+    /// A store restored from a snapshot hashes keys with another secret than the other replicas.
+    KeySecretNotRestored,
     /// A store restored from a snapshot has forgotten in which order its entries were used.
     LruOrderNotRestored,
     /// A follower answers reads before it has applied what the leader's answer names.

@@ -9,6 +9,7 @@
 //! A tick is due one full tick after the last one was *delivered*: after a pause the engine ticks
 //! once, never in a burst, so that a stalled process does not depose anybody on waking up.
 
+mod care;
 mod checkpoint;
 mod follower_reads;
 mod formation;
@@ -26,12 +27,13 @@ mod recover;
 mod replica;
 mod router;
 mod siblings;
+mod status;
 mod transfers;
-mod work;
 
 pub use self::held::Held;
 use raft::eraftpb::MessageType;
 
+use self::care::Scrubber;
 use self::frames::{Items, Message, Messages, RepliesHeader, ReplyItem, RequestsHeader};
 use self::homes::{Home, Member, send_formation};
 use self::journal::{Journal, Waiting};
@@ -41,11 +43,10 @@ use self::replica::{Persisting, Replica};
 use self::router::{Parked, Router};
 use self::siblings::SiblingReads;
 use self::transfers::{Ended, Transfers};
-use self::work::Work;
 use crate::command::{ReadFrom, RequestBatch};
 use crate::contract::{
-    AdminCommand, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs, ReadCounts,
-    Role, ShardStatus,
+    AdminCommand, CareCounts, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs,
+    ReadCounts,
 };
 use crate::defect::{self, Defect};
 use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
@@ -97,7 +98,7 @@ struct Courier<'a> {
     transfers: &'a mut Transfers,
     refusals: &'a mut Refusals,
     counts: &'a mut ReadCounts,
-    work: &'a mut Work,
+    care: &'a mut CareCounts,
 }
 
 /// The last batch of each origin core and shard that was refused, or given back after it had been
@@ -196,11 +197,12 @@ pub struct Core {
     refusals: Refusals,
     siblings: SiblingReads,
     counts: ReadCounts,
+    care: CareCounts,
+    scrubber: Scrubber,
     reads_asked: u64,
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
-    work: Work,
     /// Shards whose next entry waits for the end of the write that is under way.
     held: Vec<ShardId>,
     journal: Journal,
@@ -261,10 +263,11 @@ impl Core {
             refusals: Refusals::new(),
             siblings: SiblingReads::new(config.parked_bytes_max, random.next()),
             counts: ReadCounts::default(),
+            care: CareCounts::default(),
+            scrubber: Scrubber::default(),
             reads_asked: 0,
             recoveries: Vec::new(),
             dirty: Vec::new(),
-            work: Work::default(),
             held: Vec::new(),
             journal: Journal::new(&config, recovered),
             poisoned: None,
@@ -327,59 +330,6 @@ impl Core {
         self.poisoned.as_ref()
     }
 
-    /// The state of the replica of `shard`, if it lives on this core.
-    pub fn status(&self, shard: ShardId) -> Option<ShardStatus> {
-        let home = self.homes.get(usize::from(shard.0))?.as_ref()?;
-        let leader = self.router.view(shard);
-        let mut status = ShardStatus {
-            shard,
-            role: Role::Outside,
-            leader,
-            commit: Index(0),
-            applied: Index(0),
-            keys: 0,
-            bytes: 0,
-            bytes_max: self.config.shard_bytes_max,
-            digest: 0,
-            evicted: 0,
-            expired: 0,
-            operations: 0,
-            hits: 0,
-            misses: 0,
-            touches_sent: 0,
-            touches_applied: 0,
-            lease: None,
-            replicas: Vec::new(),
-        };
-        if let Member::Replica(replica) = &home.member {
-            let store = replica.store();
-            status.role = replica.role();
-            (status.commit, status.applied) = replica.indices();
-            status.keys = store.keys();
-            status.bytes = store.bytes();
-            status.bytes_max = store.bytes_max();
-            status.digest = store.digest();
-            status.evicted = store.evicted();
-            status.expired = store.expired();
-            status.operations = replica.operations();
-            status.hits = store.hits();
-            status.misses = store.misses();
-            status.touches_sent = store.touches_taken();
-            status.touches_applied = store.touched();
-            status.lease = replica.lease_left(self.clock);
-            status.replicas = replica.members();
-        }
-        Some(status)
-    }
-
-    /// The store of `shard`'s replica on this core: for checkers.
-    pub fn store(&self, shard: ShardId) -> Option<&crate::store::Store> {
-        match &self.homes.get(usize::from(shard.0))?.as_ref()?.member {
-            Member::Replica(replica) => Some(replica.store()),
-            Member::Outsider(_) => None,
-        }
-    }
-
     fn take_requests(&mut self, now: Now, batch: &RequestBatch, outputs: &mut Outputs) {
         let deadline = Nanos(now.monotonic.0 + self.config.request_deadline.0);
         for request in batch.requests() {
@@ -430,7 +380,7 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
             counts: &mut self.counts,
-            work: &mut self.work,
+            care: &mut self.care,
         };
         Some(work(replica, &mut courier))
     }
@@ -519,6 +469,11 @@ impl Core {
                         replica.receive_touches(touches);
                     }
                 }
+                Message::Compare(..)
+                | Message::Digest(..)
+                | Message::Odd(..)
+                | Message::Standing(..)
+                | Message::Removed(..) => self.take_care(now, from, &message, outputs),
                 Message::Astray(shard, epoch) => self.take_astray(from, shard, epoch),
                 Message::Probe(shard, _)
                 | Message::Empty(shard, _)
@@ -745,7 +700,7 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
             counts: &mut self.counts,
-            work: &mut self.work,
+            care: &mut self.care,
         };
         replica.persisted(persisted, &mut courier);
         self.mark_dirty(shard);
@@ -760,6 +715,12 @@ impl Core {
                 }
             }
             AdminCommand::Recover { shard } => self.take_recover(shard),
+            #[cfg(feature = "defects")]
+            AdminCommand::FlipBit { shard, nth_byte } => {
+                if let Some(replica) = self.replica_mut(shard) {
+                    replica.flip_bit(nth_byte);
+                }
+            }
             AdminCommand::Drain => {
                 if !self.draining.contains(&self.own.node) {
                     self.draining.push(self.own.node);
@@ -785,12 +746,9 @@ impl Core {
             };
             self.next_tick = Some(Nanos(delivered.0 + self.config.tick.0));
         }
+        self.scrub(now, outputs);
         self.stir(outputs);
-        let hungry = self.work.begin_turn();
-        if hungry.is_empty() {
-            self.allow_removal(now.monotonic);
-        }
-        for shard in hungry.into_iter().chain(std::mem::take(&mut self.dirty)) {
+        for shard in std::mem::take(&mut self.dirty) {
             self.end_turn_of(now, shard, outputs);
         }
         self.run_recoveries(now, outputs);
@@ -802,9 +760,8 @@ impl Core {
         self.siblings.seal(&mut self.outbox);
         self.pump_transfers();
         self.outbox.flush(outputs);
-        let next_tick = self.next_tick.unwrap_or(now.monotonic);
         outputs.next_deadline = match self.dirty.is_empty() {
-            true => self.work.next_turn(now.monotonic).unwrap_or(next_tick).min(next_tick),
+            true => self.next_tick.unwrap_or(now.monotonic).min(self.scrubber.due),
             false => now.monotonic,
         };
     }
@@ -845,14 +802,9 @@ impl Core {
             transfers: &mut self.transfers,
             refusals: &mut self.refusals,
             counts: &mut self.counts,
-            work: &mut self.work,
+            care: &mut self.care,
         };
         let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
-        home.is_dirty = self.work.end_part(shard);
-        if replica.wants_removal() && !home.is_removing {
-            home.is_removing = true;
-            self.work.queue_removal(shard);
-        }
         let is_held = self.journal.is_busy() && !home.is_held && replica.has_to_propose();
         if is_held {
             home.is_held = true;
@@ -920,6 +872,7 @@ impl Core {
         for shard in (0..self.homes.len() as u16).map(ShardId) {
             self.tick_one(now, shard, &avoid, outputs);
             self.tick_formation(shard);
+            self.tick_care(now, shard, outputs);
         }
         for ended in self.transfers.tick() {
             self.end_transfer(ended);
@@ -955,11 +908,11 @@ impl Core {
                     transfers: &mut self.transfers,
                     refusals: &mut self.refusals,
                     counts: &mut self.counts,
-                    work: &mut self.work,
+                    care: &mut self.care,
                 };
                 replica.tick(now, avoid, &mut courier);
                 // Until it is a voter, a newcomer goes on asking to be taken in.
-                if !replica.is_voter() && self.ticks.is_multiple_of(4) {
+                if self.ticks.is_multiple_of(4) && replica.wants_in() {
                     let probe = Message::Probe(shard, home.id);
                     for node in self.config.placement.replicas(shard) {
                         if node != self.config.node {
@@ -975,7 +928,7 @@ impl Core {
                     // Whoever had the shard has lost its memory too, perhaps. This replica starts
                     // over as if its node had restarted, under a new id, so that the shard can be
                     // formed anew.
-                    *home = Home::outsider(&self.config, shard, &mut self.random);
+                    home.start_over(&self.config, shard, &mut self.random);
                 } else {
                     self.mark_dirty(shard);
                 }

@@ -1,6 +1,7 @@
 //! The log entry: what one Raft entry of a shard carries.
 //!
-//! An entry is a stamp and sections: a batch of commands, and touches, which are applied before it.
+//! An entry is a stamp and sections: a batch of commands, touches, which are applied before it, and
+//! the secret for the hashes of keys, which the first entries of a shard bring.
 //! Entries are persistent, and every replica must make the same of them: one that holds an unknown
 //! version or kind was written by a newer program, and the replica that reads it stops. Skipping it
 //! would let the states part.
@@ -9,14 +10,14 @@
 //! the length of its body (4), the body. The body of a batch is the number of commands (2) and the
 //! commands in the encoding of [`Command::encode`]. An entry without commands has no batch. The
 //! body of touches is up to [`ENTRY_TOUCHES_MAX`] of them, in [`TOUCH_BYTES`] each; an entry
-//! without any has no such section.
+//! without any has no such section. The body of the secret are its 8 bytes, which are not all zero.
 //!
 //! An entry is checked whole before the first command of it is applied, so that applying cannot
 //! fail half way. Damage is not looked for here: logs and links have checksums of their own.
 
 use crate::command::{Command, DecodeError};
 use crate::ids::{Millis, Version};
-use crate::store::TOUCH_BYTES;
+use crate::store::{Opening, TOUCH_BYTES};
 
 /// Commands in one entry, at most: as many as a version has ordinals.
 pub const ENTRY_COMMANDS_MAX: usize = Version::ORDINALS;
@@ -29,6 +30,7 @@ pub const ENTRY_TOUCHES_MAX: usize = 512;
 const FORMAT_VERSION: u8 = 1;
 const BATCH: u8 = 1;
 const TOUCHES: u8 = 2;
+const KEY_SECRET: u8 = 3;
 /// Version and stamp.
 const HEADER_BYTES: usize = 9;
 /// Kind and length.
@@ -96,10 +98,10 @@ impl EntryBuilder {
         self.commands += 1;
     }
 
-    /// The entry with this stamp and these encoded touches, of which there are at most
-    /// [`ENTRY_TOUCHES_MAX`]; the builder is empty again. Without commands and touches it is an
-    /// entry for its stamp's sake.
-    pub fn finish(&mut self, stamp: Millis, touches: &[u8]) -> Vec<u8> {
+    /// The entry with this opening, whose touches are at most [`ENTRY_TOUCHES_MAX`]; the builder is
+    /// empty again. Without commands, touches and secret it is an entry for its stamp's sake.
+    pub fn finish(&mut self, opening: Opening<'_>) -> Vec<u8> {
+        let Opening { stamp, touches, key_secret } = opening;
         let mut bytes = std::mem::take(&mut self.bytes);
         let commands = std::mem::take(&mut self.commands);
         bytes.resize(bytes.len().max(HEADER_BYTES), 0);
@@ -117,6 +119,11 @@ impl EntryBuilder {
             bytes.push(TOUCHES);
             bytes.extend_from_slice(&(touches.len() as u32).to_le_bytes());
             bytes.extend_from_slice(touches);
+        }
+        if let Some(secret) = key_secret {
+            bytes.push(KEY_SECRET);
+            bytes.extend_from_slice(&8_u32.to_le_bytes());
+            bytes.extend_from_slice(&secret.to_le_bytes());
         }
         bytes
     }
@@ -145,6 +152,9 @@ pub enum EntryError {
     /// There are touches twice, none, too many, or a part of one.
     #[error("the touches of the log entry are malformed")]
     BadTouches,
+    /// There is a secret twice, or it is none.
+    #[error("the key secret of the log entry is malformed")]
+    BadSecret,
     /// A command of the batch is a read, which never enters the log.
     #[error("the log entry holds a read")]
     Read,
@@ -156,10 +166,9 @@ pub enum EntryError {
 /// An entry, checked.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryReader<'a> {
-    stamp: Millis,
+    opening: Opening<'a>,
     commands: usize,
     encoded: &'a [u8],
-    touches: &'a [u8],
 }
 
 impl<'a> EntryReader<'a> {
@@ -171,9 +180,9 @@ impl<'a> EntryReader<'a> {
         }
         let (stamp, mut rest) = rest.split_first_chunk().ok_or(EntryError::Truncated)?;
         let stamp = Millis(u64::from_le_bytes(*stamp));
-        let mut entry = EntryReader { stamp, commands: 0, encoded: &[], touches: &[] };
+        let mut entry = EntryReader { opening: Opening::at(stamp), commands: 0, encoded: &[] };
         while let Some((&kind, after_kind)) = rest.split_first() {
-            if kind != BATCH && kind != TOUCHES {
+            if !matches!(kind, BATCH | TOUCHES | KEY_SECRET) {
                 return Err(EntryError::UnknownKind(kind));
             }
             let (length, after) = after_kind.split_first_chunk().ok_or(EntryError::Truncated)?;
@@ -182,7 +191,11 @@ impl<'a> EntryReader<'a> {
                 .ok_or(EntryError::Truncated)?;
             rest = after;
             if kind == TOUCHES {
-                entry.touches = check_touches(body, entry.touches)?;
+                entry.opening.touches = check_touches(body, entry.opening.touches)?;
+                continue;
+            }
+            if kind == KEY_SECRET {
+                entry.opening.key_secret = Some(check_secret(body, entry.opening.key_secret)?);
                 continue;
             }
             if entry.commands > 0 {
@@ -195,7 +208,7 @@ impl<'a> EntryReader<'a> {
 
     /// The shard time at which the leader proposed the entry.
     pub fn stamp(&self) -> Millis {
-        self.stamp
+        self.opening.stamp
     }
 
     /// Number of commands.
@@ -205,12 +218,12 @@ impl<'a> EntryReader<'a> {
 
     /// Whether the entry is there for its stamp's sake only.
     pub fn is_empty(&self) -> bool {
-        self.commands == 0 && self.touches.is_empty()
+        self.commands == 0 && self.opening.touches.is_empty()
     }
 
-    /// The touches, encoded.
-    pub fn touches(&self) -> &'a [u8] {
-        self.touches
+    /// What there is besides the commands.
+    pub fn opening(&self) -> Opening<'a> {
+        self.opening
     }
 
     /// The commands in order. The position of each is its ordinal.
@@ -224,6 +237,11 @@ fn check_touches<'a>(body: &'a [u8], before: &[u8]) -> Result<&'a [u8], EntryErr
     let is_whole = !body.is_empty() && body.len().is_multiple_of(TOUCH_BYTES);
     let is_sound = is_whole && body.len() <= ENTRY_TOUCHES_MAX * TOUCH_BYTES && before.is_empty();
     if is_sound { Ok(body) } else { Err(EntryError::BadTouches) }
+}
+
+fn check_secret(body: &[u8], before: Option<u64>) -> Result<u64, EntryError> {
+    let secret = body.try_into().map(u64::from_le_bytes).map_err(|_| EntryError::BadSecret)?;
+    if secret == 0 || before.is_some() { Err(EntryError::BadSecret) } else { Ok(secret) }
 }
 
 /// The number of commands in the body of a batch, and their encoding.
@@ -288,7 +306,7 @@ mod tests {
         builder.push(&encoded(&Command { key: b"", operation: Operation::Flush }));
         builder
             .push(&encoded(&Command { key: b"n", operation: Operation::Increment { delta: 4 } }));
-        builder.finish(Millis(1 << 41), &[])
+        builder.finish(Opening::at(Millis(1 << 41)))
     }
 
     #[test]
@@ -305,7 +323,7 @@ mod tests {
     fn an_entry_may_consist_of_its_stamp() {
         let mut builder = EntryBuilder::new();
         for stamp in [Millis(0), Millis(u64::MAX)] {
-            let bytes = builder.finish(stamp, &[]);
+            let bytes = builder.finish(Opening::at(stamp));
             let entry = EntryReader::new(&bytes).expect("an entry");
             assert_eq!((entry.stamp(), entry.len(), entry.is_empty()), (stamp, 0, true));
             assert_eq!(entry.commands().next(), None);
@@ -315,20 +333,22 @@ mod tests {
     #[test]
     fn touches_go_with_commands_or_alone_and_must_be_whole() {
         let touches = [7; 3 * TOUCH_BYTES];
+        let opening = Opening { touches: &touches, ..Opening::at(Millis(5)) };
         let mut builder = EntryBuilder::new();
-        let alone = builder.finish(Millis(5), &touches);
+        let alone = builder.finish(opening);
         builder.push(&encoded(&set(b"key", b"value")));
-        let with_command = builder.finish(Millis(5), &touches);
+        let with_command = builder.finish(opening);
         for (bytes, commands) in [(alone, 0), (with_command, 1)] {
             let entry = EntryReader::new(&bytes).expect("an entry");
-            assert_eq!((entry.touches(), entry.len()), (&touches[..], commands));
+            assert_eq!((entry.opening().touches, entry.len()), (&touches[..], commands));
             assert!(!entry.is_empty());
             let twice = [&bytes[..], &bytes[bytes.len() - SECTION_HEADER_BYTES - touches.len()..]];
             assert_eq!(EntryReader::new(&twice.concat()).err(), Some(EntryError::BadTouches));
         }
         let too_many = [1; (ENTRY_TOUCHES_MAX + 1) * TOUCH_BYTES];
         for wrong in [&[1; TOUCH_BYTES + 1][..], &too_many] {
-            let bytes = EntryBuilder::new().finish(Millis(5), wrong);
+            let bytes =
+                EntryBuilder::new().finish(Opening { touches: wrong, ..Opening::at(Millis(5)) });
             assert_eq!(EntryReader::new(&bytes).err(), Some(EntryError::BadTouches));
         }
     }
@@ -342,7 +362,7 @@ mod tests {
             assert!(builder.is_empty() && builder.bytes_len() == 0);
             builder.push(&command);
             assert_eq!((builder.len(), builder.bytes_len()), (1, command.len()));
-            finished.push(builder.finish(Millis(3), &[]));
+            finished.push(builder.finish(Opening::at(Millis(3))));
         }
         assert!(finished.windows(2).all(|pair| pair[0] == pair[1]));
     }
@@ -356,7 +376,7 @@ mod tests {
             builder.push(&command);
         }
         assert!(builder.is_full() && !builder.has_room_for(command.len()));
-        let bytes = builder.finish(Millis(1), &[]);
+        let bytes = builder.finish(Opening::at(Millis(1)));
         assert_eq!(EntryReader::new(&bytes).expect("an entry").len(), ENTRY_COMMANDS_MAX);
         let mut too_many = bytes[..COMMANDS_START].to_vec();
         too_many.extend((0..=ENTRY_COMMANDS_MAX).flat_map(|_| command.clone()));
@@ -380,14 +400,17 @@ mod tests {
         builder.push(&encoded(&set(b"key", &vec![0; rest - overhead])));
         assert_eq!(builder.bytes_len(), ENTRY_BYTES_MAX);
         assert!(builder.is_full());
-        assert_eq!(EntryReader::new(&builder.finish(Millis(1), &[])).expect("an entry").len(), 2);
+        assert_eq!(
+            EntryReader::new(&builder.finish(Opening::at(Millis(1)))).expect("an entry").len(),
+            2
+        );
 
         let (key, value) = (vec![1; KEY_BYTES_MAX], vec![2; VALUE_BYTES_MAX]);
         let largest = encoded(&set(&key, &value));
         assert!(builder.has_room_for(largest.len()));
         builder.push(&largest);
         assert!(builder.is_full());
-        let bytes = builder.finish(Millis(1), &[]);
+        let bytes = builder.finish(Opening::at(Millis(1)));
         let entry = EntryReader::new(&bytes).expect("an entry");
         assert_eq!(entry.commands().next(), Some(set(&key, &value)));
     }
@@ -414,7 +437,7 @@ mod tests {
     #[test]
     fn reads_second_batches_and_loose_bytes_are_refused() {
         let with_batch = |body: &[u8]| {
-            let mut bytes = EntryBuilder::new().finish(Millis(1), &[]);
+            let mut bytes = EntryBuilder::new().finish(Opening::at(Millis(1)));
             bytes.push(BATCH);
             bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
             bytes.extend_from_slice(body);

@@ -99,6 +99,35 @@ impl Version {
     }
 }
 
+/// Which entries are evicted first when room is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// Those that were not used for longest.
+    #[default]
+    Lru,
+    /// Those that a hand, going from the oldest to the newest, finds unused since it last passed.
+    Sieve,
+}
+
+impl Eviction {
+    /// The number that stands for it where it is stored.
+    pub fn code(self) -> u8 {
+        match self {
+            Eviction::Lru => 0,
+            Eviction::Sieve => 1,
+        }
+    }
+
+    /// What a number stands for.
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Eviction::Lru),
+            1 => Some(Eviction::Sieve),
+            _ => None,
+        }
+    }
+}
+
 /// The members a shard is formed by, and the epoch it is formed with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Formation {

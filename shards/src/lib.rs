@@ -20,5 +20,4 @@ mod raft_log;
 mod reader;
 pub mod reply;
 pub mod store;
-mod upkeep;
 pub mod wal;

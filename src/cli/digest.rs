@@ -144,6 +144,7 @@ fn judge(shards: &BTreeMap<u16, Comparison>) -> (String, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::view::HealthView;
 
     fn replica(node: u16, applied: u64, digest: &str, role: RoleView) -> ReplicaState {
         ReplicaState {
@@ -151,6 +152,7 @@ mod tests {
             node,
             core: 0,
             role,
+            health: HealthView::Sound,
             term: 1,
             commit: applied,
             applied,

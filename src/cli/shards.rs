@@ -275,13 +275,18 @@ pub fn render(shards: &[ShardView]) -> String {
     table.render() + &summary(shards)
 }
 
-/// The followers with how far they are behind; who is not simply following says what it is.
+/// The followers with how far they are behind; who is not simply following, or not sound, says
+/// what it is.
 fn replicas(shard: &ShardView) -> String {
     let leader = shard.leader.as_ref().map(|leader| leader.node);
     let others = shard.replicas.iter().filter(|replica| Some(replica.node) != leader);
-    let words = others.map(|replica| match replica.role.name() {
-        "follower" => format!("{} ({})", replica.node, grouped(replica.lag)),
-        role => format!("{} ({}, {role})", replica.node, grouped(replica.lag)),
+    let words = others.map(|replica| {
+        let lag = grouped(replica.lag);
+        match (replica.role.name(), replica.health.name()) {
+            ("follower", "sound") => format!("{} ({lag})", replica.node),
+            (role, "sound") => format!("{} ({lag}, {role})", replica.node),
+            (_, health) => format!("{} ({lag}, {health})", replica.node),
+        }
     });
     words.collect::<Vec<_>>().join("  ")
 }
@@ -307,11 +312,18 @@ fn summary(shards: &[ShardView]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::view::{LeaderPlace, ReplicaView, RoleView};
+    use crate::control::view::{HealthView, LeaderPlace, ReplicaView, RoleView};
 
     fn shard(number: u16, leader: Option<u16>) -> ShardView {
         let place = |node| LeaderPlace { node, core: 1, addr: format!("127.0.0.{node}:7402") };
-        let replica = |node, role, lag| ReplicaView { node, core: 1, role, matched: 9, lag };
+        let replica = |node, role, lag| ReplicaView {
+            node,
+            core: 1,
+            role,
+            matched: 9,
+            lag,
+            health: HealthView::Sound,
+        };
         ShardView {
             shard: number,
             slots: [0, 511],
@@ -344,6 +356,9 @@ mod tests {
             lines,
             [head.to_owned(), format!("{led} {numbers}"), format!("{orphan} {numbers}")]
         );
+        let mut unwell = shard(0, Some(1));
+        unwell.replicas[1].health = HealthView::Quarantined;
+        assert!(render(&[unwell]).contains(" 2 (0, quarantined)  3 (1,500, learner) "));
         assert!(text.ends_with("\n2 shards. Node 1 leads 1 (1 by core). 1 without a leader.\n"));
     }
 

@@ -172,6 +172,8 @@ pub struct NodeConfig {
     pub request_deadline: Duration,
     /// How long after a use reads leave no further touch; zero for never.
     pub touch_interval: Duration,
+    /// Accounted bytes of its stores that each core looks at per second for damage; zero for none.
+    pub scrub_bytes_per_second: u64,
     /// One Raft tick.
     pub tick: Duration,
     /// Ticks without a leader until the first successor campaigns.
@@ -231,6 +233,7 @@ impl NodeConfig {
             value_bytes_max: reader.read("value_bytes_max", value_size)?,
             request_deadline: reader.duration("request_deadline", 100, 60_000)?,
             touch_interval: reader.duration("touch_interval", 0, 3_600_000)?,
+            scrub_bytes_per_second: reader.read("scrub_bytes_per_second", values::size)?,
             tick: reader.duration("tick", 10, 1_000)?,
             election_ticks: reader.integer("election_ticks", 3, 100)? as u32,
             log: reader.read("log", log_filter)?,

@@ -110,6 +110,13 @@ pub const SETTINGS: &[Setting] = &[
          evictions outrun it; uses decide what is evicted. 0s lets only writes count",
     ),
     setting(
+        "scrub_bytes_per_second",
+        "SIZE",
+        "8MiB",
+        "Bytes of keys and values that each core looks at per second for damage in memory; all of \
+         them, one after the other, again and again. 0 looks at nothing",
+    ),
+    setting(
         "durability",
         "fsync|memory",
         "fsync",

@@ -255,6 +255,7 @@ impl Collector {
                 role: status.role.into(),
                 matched: status.applied.0,
                 lag: status.commit.0.saturating_sub(status.applied.0),
+                health: status.health.into(),
             }];
         }
         let view = |replica: &shards::contract::ReplicaStatus| ReplicaView {
@@ -263,6 +264,7 @@ impl Collector {
             role: replica.role.into(),
             matched: replica.matched.0,
             lag: replica.lag,
+            health: replica.health.into(),
         };
         status.replicas.iter().map(view).collect()
     }
@@ -285,6 +287,7 @@ impl Collector {
                 node: self.config.node.0,
                 core: core.0,
                 role: status.role.into(),
+                health: status.health.into(),
                 term: status.leader.term.0,
                 commit: status.commit.0,
                 applied: status.applied.0,

@@ -66,7 +66,10 @@ pub struct Face {
 
 /// The routes.
 pub fn router(face: Arc<Face>) -> Router {
-    Router::new()
+    let routes = Router::new();
+    #[cfg(feature = "defects")]
+    let routes = routes.route("/v1/shards/{shard}/flip", post(flip_bit));
+    routes
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
@@ -218,6 +221,29 @@ async fn recover_shard(
     let hop = if way.forwarded { Hop::Last } else { Hop::First };
     let result = recover(&face.collector, shard, wish, hop).await;
     result.map(Json).map_err(|error| failure(error.status(), error))
+}
+
+/// Flips a bit in a byte of the values that this node's replica of a shard holds. For tests, in
+/// builds with the feature `defects` alone.
+#[cfg(feature = "defects")]
+async fn flip_bit(State(face): State<Arc<Face>>, Path(shard): Path<u16>, body: String) -> Response {
+    use super::transfer::{TransferError, command};
+    use shards::contract::AdminCommand;
+    use shards::ids::ShardId;
+
+    let (shard, nth_byte) = (ShardId(shard), body.trim().parse().unwrap_or(0));
+    let report = face.collector.report().await;
+    let home = report.replicas().find(|(_, status)| status.shard == shard).map(|(core, _)| core);
+    let done = match home {
+        Some(core) => {
+            command(&face.collector, core, AdminCommand::FlipBit { shard, nth_byte }).await
+        }
+        None => Err(TransferError::NoShard(shard.0)),
+    };
+    match done {
+        Ok(()) => "a bit was flipped\n".into_response(),
+        Err(error) => failure(error.status(), error),
+    }
 }
 
 async fn transfer_shard(

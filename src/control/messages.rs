@@ -9,7 +9,7 @@
 //! Counters are plain numbers that a core counts for itself and copies into a report when asked,
 //! so that the hot path shares no cache line with the control thread.
 
-use shards::contract::{AdminCommand, LeaderView, ReadCounts, ShardStatus};
+use shards::contract::{AdminCommand, CareCounts, LeaderView, ReadCounts, ShardStatus};
 use shards::ids::{CoreIndex, NodeId};
 
 use crate::core_loop::turn_times::TurnTimes;
@@ -87,6 +87,8 @@ pub struct CoreCounters {
     pub peer_frames_dropped: u64,
     /// How reads were answered.
     pub reads: ReadCounts,
+    /// What was found out about the state of replicas.
+    pub care: CareCounts,
     /// The longest turn since the last report, in nanoseconds (a gauge).
     pub turn_ns_max: u64,
     /// How late the loop came to the deadline the engine had asked for, at worst since the last

@@ -7,7 +7,7 @@
 
 use std::fmt::{self, Write as _};
 
-use shards::contract::{Role, ShardStatus};
+use shards::contract::{Health, Role, ShardStatus};
 use shards::ids::CoreIndex;
 
 use super::collector::{Collector, NodeReport, Worst};
@@ -86,6 +86,30 @@ const CORE_METRICS: &[CoreMetric] = &[
     ("log_failed", Kind::Gauge, "1 once the log could not be written: the core is silent.", |c| {
         c.log.failed
     }),
+];
+
+/// Metrics about the state of replicas, likewise with one value per core, under their own names.
+const CARE_METRICS: &[CoreMetric] = &[
+    ("scrub_bytes_total", Kind::Counter, "Bytes of stores looked at for damage.", |c| {
+        c.care.scrubbed_bytes
+    }),
+    (
+        "scrub_passes_total",
+        Kind::Counter,
+        "Times a whole store was looked at and is intact.",
+        |c| c.care.scrub_passes,
+    ),
+    ("scrub_damages_total", Kind::Counter, "Damaged entries found.", |c| c.care.damages),
+    ("digest_comparisons_total", Kind::Counter, "Comparisons of the replicas of a shard.", |c| {
+        c.care.comparisons
+    }),
+    ("digest_mismatches_total", Kind::Counter, "Comparisons that found a difference.", |c| {
+        c.care.mismatches
+    }),
+    ("replicas_quarantined_total", Kind::Counter, "Replicas taken out of service.", |c| {
+        c.care.quarantined
+    }),
+    ("replicas_rebuilt_total", Kind::Counter, "Replicas rebuilt after that.", |c| c.care.rebuilt),
 ];
 
 /// A metric with the worst of the last ten to twenty seconds per core: name, help, value.
@@ -197,6 +221,13 @@ fn write_cores(page: &mut String, report: &NodeReport) -> fmt::Result {
             writeln!(page, "{name}{{core=\"{core}\"}} {}", value(counters))?;
         }
     }
+    for (suffix, kind, help, value) in CARE_METRICS {
+        let name = format!("coracle_{suffix}");
+        write_head(page, &name, *kind, help)?;
+        for CoreReport { core, counters, .. } in report.cores.iter().flatten() {
+            writeln!(page, "{name}{{core=\"{core}\"}} {}", value(counters))?;
+        }
+    }
     for (suffix, help, value) in WORST_METRICS {
         let name = format!("coracle_core_{suffix}_worst_nanoseconds");
         write_head(page, &name, Kind::Gauge, help)?;
@@ -255,6 +286,11 @@ fn write_shards(page: &mut String, report: &NodeReport) -> fmt::Result {
             writeln!(page, "{name}{{shard=\"{shard}\",core=\"{core}\"}} {value}")?;
         }
     }
+    let name = "coracle_shards_quarantined";
+    let help = "Replicas here that are out of service, or being filled anew after that.";
+    write_head(page, name, Kind::Gauge, help)?;
+    let is_unwell = |(_, status): &&(CoreIndex, &ShardStatus)| status.health != Health::Sound;
+    writeln!(page, "{name} {}", replicas.iter().filter(is_unwell).count())?;
     let name = "coracle_shard_replica_lag_entries";
     write_head(page, name, Kind::Gauge, "Entries a replica lacks, told by the shard's leader.")?;
     for (_, status) in &replicas {

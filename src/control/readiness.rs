@@ -1,11 +1,11 @@
 //! `/readyz`: whether clients should be sent to this node.
 //!
 //! A node is ready when every core answers and can write its log, every shard of the cluster has a
-//! leader as far as the node knows, and its own replicas are members of their groups and have
-//! caught up. A node that is about to stop is not ready, so that load balancers turn away before
-//! it goes.
+//! leader as far as the node knows, and its own replicas are members of their groups, have caught
+//! up, and are neither damaged nor being rebuilt. A node that is about to stop is not ready, so
+//! that load balancers turn away before it goes.
 
-use shards::contract::{Role, ShardStatus};
+use shards::contract::{Health, Role, ShardStatus};
 use shards::ids::ShardId;
 
 use super::collector::{Collector, NodeReport};
@@ -64,6 +64,15 @@ pub fn judge(collector: &Collector, report: &NodeReport, draining: bool) -> Read
 fn replica_reason(status: &ShardStatus) -> Option<String> {
     let shard = status.shard;
     let lag = status.commit.0.saturating_sub(status.applied.0);
+    match status.health {
+        Health::Sound => {}
+        Health::Quarantined => {
+            return Some(format!("the replica of shard {shard} is damaged, and out of service"));
+        }
+        Health::Rebuilding => {
+            return Some(format!("the replica of shard {shard} was damaged, and is being rebuilt"));
+        }
+    }
     match status.role {
         Role::Leader | Role::Follower if lag <= LAG_MAX => None,
         Role::Leader | Role::Follower => Some(format!("shard {shard} lacks {lag} entries")),

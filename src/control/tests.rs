@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
-use shards::contract::{AdminCommand, LeaderView, ReplicaStatus, Role, ShardStatus};
+use shards::contract::{AdminCommand, Health, LeaderView, ReplicaStatus, Role, ShardStatus};
 use shards::ids::{CoreIndex, Index, Nanos, NodeId, ShardId, Term};
 
 use super::messages::{CONTROL_QUEUE_MAX, CoreCounters, CoreReport};
@@ -50,6 +50,7 @@ struct Script {
     operations: u64,
     silent: Option<(NodeId, CoreIndex)>,
     log_failed: Option<(NodeId, CoreIndex)>,
+    health: BTreeMap<(NodeId, ShardId), Health>,
 }
 
 type SharedScript = Arc<Mutex<Script>>;
@@ -71,10 +72,12 @@ fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
             role: if node == config.node { Role::Leader } else { Role::Follower },
             matched: Index(if node == config.node { 90 } else { 88 }),
             lag: if node == config.node { 0 } else { 2 },
+            health: Health::Sound,
         };
         ShardStatus {
             shard,
             role: if leads { Role::Leader } else { Role::Follower },
+            health: script.health.get(&(config.node, shard)).copied().unwrap_or_default(),
             leader: view(shard),
             commit: Index(90),
             applied: Index(90),
@@ -257,8 +260,12 @@ fn the_json_of_a_shard_has_the_documented_shape() {
         "term": 4, "commit": 90, "applied": 90, "lease_ms": 212,
         "keys": 7, "bytes": 700, "ops_per_s": 0,
         "replicas": [
-            {"node": 1, "core": 0, "role": "leader", "match": 90, "lag": 0},
-            {"node": 2, "core": 0, "role": "follower", "match": 88, "lag": 2},
+            {
+                "node": 1, "core": 0, "role": "leader", "match": 90, "lag": 0, "health": "sound",
+            },
+            {
+                "node": 2, "core": 0, "role": "follower", "match": 88, "lag": 2, "health": "sound",
+            },
         ],
     });
     assert_eq!(document["shards"][4], expected);
@@ -357,6 +364,42 @@ fn a_core_whose_log_failed_shows_in_health_and_readiness() {
     let (status, body) = cluster.get(1, "/readyz");
     assert!(status == 503 && body.contains("the log of core 1"), "{status} {body}");
     assert_eq!(cluster.get(2, "/healthz").0, 200);
+}
+
+#[test]
+fn a_node_with_a_damaged_replica_is_not_ready_until_it_is_rebuilt() {
+    let cluster = cluster();
+    let gauge = |node| {
+        let (_, page) = cluster.get(node, "/metrics");
+        let line = page.lines().find(|line| line.starts_with("coracle_shards_quarantined "));
+        line.expect("the metric").to_owned()
+    };
+    for (health, word, said) in [
+        (Health::Quarantined, "quarantined", "shard 3 is damaged, and out of service"),
+        (Health::Rebuilding, "rebuilding", "shard 3 was damaged, and is being rebuilt"),
+    ] {
+        locked(&cluster.script).health.insert((NodeId(1), ShardId(3)), health);
+        let deadline = Instant::now() + DEADLINE;
+        let body = loop {
+            let (status, body) = cluster.get(1, "/readyz");
+            if status == 503 && body.contains(said) {
+                break body;
+            }
+            assert!(Instant::now() < deadline, "{body}");
+        };
+        let view: ReadinessView = serde_json::from_str(&body).expect("the documented shape");
+        assert_eq!(view.reasons.len(), 1, "{view:?}");
+        assert_eq!(cluster.get(2, "/readyz").0, 200);
+        assert_eq!(gauge(1), "coracle_shards_quarantined 1");
+        let (_, replicas) = cluster.get(1, "/v1/replicas?local=true");
+        assert!(replicas.contains(&format!("\"health\":\"{word}\"")), "{replicas}");
+    }
+    locked(&cluster.script).health.clear();
+    let deadline = Instant::now() + DEADLINE;
+    while cluster.get(1, "/readyz").0 != 200 {
+        assert!(Instant::now() < deadline, "it is ready again");
+    }
+    assert_eq!(gauge(1), "coracle_shards_quarantined 0");
 }
 
 #[test]

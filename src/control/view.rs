@@ -5,7 +5,7 @@
 //! numbers here: this is the edge, and the engine's types need not know of JSON.
 
 use serde::{Deserialize, Serialize};
-use shards::contract::Role;
+use shards::contract::{Health, Role};
 
 /// The answer of `/v1/shards`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,9 @@ pub struct ReplicaView {
     pub matched: u64,
     /// How many entries it lacks.
     pub lag: u64,
+    /// Whether it is what it should be; the leader knows only who said otherwise.
+    #[serde(default)]
+    pub health: HealthView,
 }
 
 /// What a replica is to its group.
@@ -95,6 +98,40 @@ impl From<Role> for RoleView {
             Role::Learner => RoleView::Learner,
             Role::Outside => RoleView::Outside,
             Role::Stopped => RoleView::Stopped,
+        }
+    }
+}
+
+/// Whether a replica is what it should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthView {
+    /// As far as anybody knows.
+    #[default]
+    Sound,
+    /// It is not, and serves nobody.
+    Quarantined,
+    /// It is being filled anew.
+    Rebuilding,
+}
+
+impl From<Health> for HealthView {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Sound => HealthView::Sound,
+            Health::Quarantined => HealthView::Quarantined,
+            Health::Rebuilding => HealthView::Rebuilding,
+        }
+    }
+}
+
+impl HealthView {
+    /// The word for people, as in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            HealthView::Sound => "sound",
+            HealthView::Quarantined => "quarantined",
+            HealthView::Rebuilding => "rebuilding",
         }
     }
 }
@@ -133,6 +170,9 @@ pub struct ReplicaState {
     pub core: u16,
     /// What it is to its group.
     pub role: RoleView,
+    /// Whether it is what it should be.
+    #[serde(default)]
+    pub health: HealthView,
     /// The highest term it has heard of.
     pub term: u64,
     /// Commit index.

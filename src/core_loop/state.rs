@@ -325,6 +325,7 @@ impl State {
         counters.protocol_errors = self.session_counters.protocol_errors;
         counters.peer_links = self.peers.up_count() as u64;
         counters.reads = self.engine.read_counts();
+        counters.care = self.engine.care_counts();
         counters.log = self.log.report();
         self.counters.turn_ns_max = 0;
         self.counters.lateness_ns_max = 0;

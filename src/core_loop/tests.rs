@@ -133,6 +133,7 @@ impl Plan {
             cores: self.cores,
             placement: self.placement(),
             shard_bytes_max: 64 << 20,
+            eviction: shards::ids::Eviction::Lru,
             value_bytes_max: 1 << 20,
             durability: Durability::Memory,
             reads: ReadMode::Lease,
@@ -142,6 +143,7 @@ impl Plan {
             election_ticks: 6,
             request_deadline: Nanos(5_000_000_000),
             touch_interval: Millis(5_000),
+            scrub_bytes_per_second: 8 << 20,
             parked_bytes_max: 16 << 20,
             // A replica's identity is drawn from it, and must never be that of an earlier life.
             seed: crate::startup::random().expect("randomness"),

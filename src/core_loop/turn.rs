@@ -8,8 +8,8 @@
 use std::rc::Rc;
 
 use shards::command::RequestBatch;
-use shards::contract::{Event, Input, OutFrame};
-use shards::ids::Nanos;
+use shards::contract::{Difference, Event, Input, OutFrame};
+use shards::ids::{Nanos, ShardId};
 
 use super::state::State;
 use super::table::ConnectionId;
@@ -20,9 +20,8 @@ use crate::peers::{Pending, Sent};
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
 /// How soon frames that found a sibling's queue full are tried again.
 const CONGESTION_RETRY: u64 = 1_000_000;
-/// How soon a turn follows that the engine asks for at once, because it has left work over: time
-/// for the executor to look at sockets and timers, and for who has waited there to be heard.
-const TURN_INTERVAL_MIN: u64 = 200_000;
+/// How soon a turn follows that the engine asks for at once.
+const TURN_INTERVAL_MIN: u64 = 1_000_000;
 
 /// How long a core that has handed its leaderships over goes on: what other nodes had asked of it
 /// gets its answer, or is sent to the new leaders, before the links end.
@@ -39,6 +38,25 @@ pub struct FollowUps {
     pub log_asked: bool,
     /// Whether another turn is due at once.
     pub again: bool,
+}
+
+/// The replicas of a shard that is led here hold different things.
+fn tell_difference(shard: ShardId, difference: &Difference) {
+    let digests: Vec<String> = difference
+        .digests
+        .iter()
+        .map(|(node, digest)| format!("node {node}: {digest:016x}"))
+        .collect();
+    let (index, digests) = (difference.index, digests.join(", "));
+    match difference.agreed {
+        Some(_) => tracing::error!(%shard, %index, digests, "a replica differs from a majority"),
+        None => tracing::error!(
+            %shard,
+            %index,
+            digests,
+            "replicas differ, and no majority agrees: nothing is rebuilt"
+        ),
+    }
 }
 
 impl State {
@@ -179,6 +197,17 @@ impl State {
                 Event::RecoverRefused(shard, reason) => {
                     tracing::warn!(%shard, reason, "does not go on from this replica alone");
                 }
+                Event::Quarantined(shard, finding) => {
+                    tracing::error!(%shard, %finding, "the replica serves nobody any more");
+                }
+                Event::GivenUp(shard) => {
+                    tracing::warn!(%shard, "the replica was given up, to be filled anew");
+                }
+                Event::Rebuilt(shard, lasted) => {
+                    let milliseconds = lasted.0 / 1_000_000;
+                    tracing::warn!(%shard, milliseconds, "the replica was rebuilt");
+                }
+                Event::DigestsDiffer(shard, difference) => tell_difference(shard, &difference),
                 Event::ReplicaStopped(shard, reason) => {
                     tracing::error!(%shard, reason, "the replica stopped for good");
                 }

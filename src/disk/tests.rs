@@ -210,6 +210,7 @@ fn engine(cores: u16, shards: u16) -> CoreConfig {
         cores,
         placement: Placement::new(vec![node], shards).expect("a placement"),
         shard_bytes_max: 1 << 20,
+        eviction: shards::ids::Eviction::Lru,
         value_bytes_max: 1 << 10,
         durability: Durability::Fsync,
         reads: ReadMode::Lease,
@@ -219,6 +220,7 @@ fn engine(cores: u16, shards: u16) -> CoreConfig {
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
         touch_interval: Millis(5_000),
+        scrub_bytes_per_second: 8 << 20,
         parked_bytes_max: 1 << 20,
         seed: 1,
     }

@@ -5,6 +5,8 @@
 //! Waiting is for conditions with a deadline. No product code is used here, only the binary.
 
 mod cluster;
+#[cfg(feature = "defects")]
+mod damage;
 mod durability;
 mod failover;
 mod http;

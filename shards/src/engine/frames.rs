@@ -38,6 +38,11 @@ mod kind {
     pub const ANSWER: u8 = 16;
     pub const ASTRAY: u8 = 17;
     pub const TOUCHES: u8 = 18;
+    pub const COMPARE: u8 = 19;
+    pub const DIGEST: u8 = 20;
+    pub const ODD: u8 = 21;
+    pub const STANDING: u8 = 22;
+    pub const REMOVED: u8 = 23;
 }
 
 /// A message, borrowed from its frame.
@@ -80,6 +85,46 @@ pub enum Message<'a> {
     Astray(ShardId, u64),
     /// What readers of a follower used, encoded as in a log entry; to its leader.
     Touches(ShardId, &'a [u8]),
+    /// "I am `ReplicaId` and lead: what is your digest when this index is applied?"
+    Compare(ShardId, ReplicaId, Index),
+    /// "I am `ReplicaId`, and this is my digest at that index."
+    Digest(ShardId, ReplicaId, Index, u64),
+    /// "`ReplicaId`, a majority has this digest at that index, and you do not."
+    Odd(ShardId, ReplicaId, Index, u64),
+    /// A member's question about itself, to all others.
+    Standing(ShardId, Standing),
+    /// "`ReplicaId`, you are a member no more, and nothing depends on what you hold."
+    Removed(ShardId, ReplicaId),
+}
+
+/// A member's question about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Who asks.
+    pub id: ReplicaId,
+    /// Its term: whoever leads in an earlier one does not know.
+    pub term: Term,
+    /// What it asks.
+    pub wish: Wish,
+}
+
+/// What a member asks about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It hears of no leader: is it a member at all?
+    Membership = 1,
+    /// What it holds is not what it should be: to be removed, and to be taken in anew.
+    Replacement = 2,
+    /// The same, later: what it has proposed is not decided yet. Until then nobody should hand it
+    /// anything.
+    ReplacementLater = 3,
+}
+
+impl Wish {
+    fn from_code(code: u8) -> Option<Self> {
+        let all = [Wish::Membership, Wish::Replacement, Wish::ReplacementLater];
+        all.into_iter().find(|wish| *wish as u8 == code)
+    }
 }
 
 /// A follower's question to its leader.
@@ -368,6 +413,46 @@ impl FrameBuilder {
         });
     }
 
+    /// Adds a leader's question for a digest.
+    pub fn compare(&mut self, shard: ShardId, leader: ReplicaId, index: Index) {
+        self.words(kind::COMPARE, shard, &[leader.0, index.0]);
+    }
+
+    /// Adds a digest.
+    pub fn digest(&mut self, shard: ShardId, id: ReplicaId, index: Index, digest: u64) {
+        self.words(kind::DIGEST, shard, &[id.0, index.0, digest]);
+    }
+
+    /// Adds the word that `id` differs from a majority, whose digest this is.
+    pub fn odd(&mut self, shard: ShardId, id: ReplicaId, index: Index, digest: u64) {
+        self.words(kind::ODD, shard, &[id.0, index.0, digest]);
+    }
+
+    /// Adds a member's question about itself.
+    pub fn standing(&mut self, shard: ShardId, standing: Standing) {
+        let Standing { id, term, wish } = standing;
+        self.message(kind::STANDING, |out| {
+            out.extend_from_slice(&shard.0.to_le_bytes());
+            out.extend_from_slice(&id.0.to_le_bytes());
+            out.extend_from_slice(&term.0.to_le_bytes());
+            out.push(wish as u8);
+        });
+    }
+
+    /// Adds the word that `id` is a member no more.
+    pub fn removed(&mut self, shard: ShardId, id: ReplicaId) {
+        self.words(kind::REMOVED, shard, &[id.0]);
+    }
+
+    fn words(&mut self, kind: u8, shard: ShardId, words: &[u64]) {
+        self.message(kind, |out| {
+            out.extend_from_slice(&shard.0.to_le_bytes());
+            for word in words {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        });
+    }
+
     /// Adds the notice that this node is about to stop.
     pub fn draining(&mut self) {
         self.message(kind::DRAINING, |_| {});
@@ -607,6 +692,21 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
             Message::Astray(shard, epoch)
         }
         kind::TOUCHES => Message::Touches(shard, payload.rest()),
+        kind::COMPARE => Message::Compare(shard, ReplicaId(payload.u64()?), Index(payload.u64()?)),
+        kind::DIGEST | kind::ODD => {
+            let (id, index) = (ReplicaId(payload.u64()?), Index(payload.u64()?));
+            let digest = payload.u64()?;
+            match kind {
+                kind::DIGEST => Message::Digest(shard, id, index, digest),
+                _ => Message::Odd(shard, id, index, digest),
+            }
+        }
+        kind::STANDING => {
+            let (id, term) = (ReplicaId(payload.u64()?), Term(payload.u64()?));
+            let wish = Wish::from_code(payload.u8()?)?;
+            Message::Standing(shard, Standing { id, term, wish })
+        }
+        kind::REMOVED => Message::Removed(shard, ReplicaId(payload.u64()?)),
         kind::PROBE => Message::Probe(shard, ReplicaId(payload.u64()?)),
         kind::EMPTY => Message::Empty(shard, ReplicaId(payload.u64()?)),
         kind::PREPARE => Message::Prepare(shard, payload.formation()?),
@@ -716,9 +816,16 @@ mod tests {
         }
         builder.formation(&Message::Astray(ShardId(3), 5));
         builder.touches(ShardId(3), |out| out.extend_from_slice(b"touched"));
+        builder.compare(ShardId(3), asker, Index(5));
+        builder.digest(ShardId(3), asker, Index(5), 6);
+        builder.odd(ShardId(3), asker, Index(5), 7);
+        builder.standing(ShardId(3), STANDING);
+        builder.removed(ShardId(3), asker);
         builder.take(Vec::new())
     }
 
+    const STANDING: Standing =
+        Standing { id: ReplicaId(4), term: Term(9), wish: Wish::Replacement };
     const POINT: ReadPoint = ReadPoint { index: Index(8), term: Term(9), running: Millis(10) };
 
     #[test]
@@ -726,7 +833,7 @@ mod tests {
         let frame = sample_frame();
         let messages: Vec<_> =
             Messages::new(&frame).map(|message| message.expect("a whole message")).collect();
-        assert_eq!(messages.len(), 16);
+        assert_eq!(messages.len(), 21);
         let Message::Raft(ShardId(1), raft) = &messages[0] else { panic!("{messages:?}") };
         assert_eq!(decode_raft(raft).expect("a Raft message").entries[0].data, [1, 2, 3]);
         let Message::Requests(header, mut items) = messages[1] else { panic!("{messages:?}") };
@@ -745,7 +852,16 @@ mod tests {
         let question = Message::Question(shard, Question { asker, attempt });
         let astray = Message::Astray(shard, 5);
         let touches = Message::Touches(shard, b"touched");
-        assert_eq!(messages[11..], [question, answer(None), answer(Some(POINT)), astray, touches]);
+        let touched = [question, answer(None), answer(Some(POINT)), astray, touches];
+        assert_eq!(messages[11..16], touched);
+        let care = [
+            Message::Compare(shard, asker, Index(5)),
+            Message::Digest(shard, asker, Index(5), 6),
+            Message::Odd(shard, asker, Index(5), 7),
+            Message::Standing(shard, STANDING),
+            Message::Removed(shard, asker),
+        ];
+        assert_eq!(messages[16..], care);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::journal::Waiting;
 use super::outbox::Outbox;
 use super::replica::Replica;
 use super::{Core, SplitMix};
-use crate::contract::{CoreConfig, Event, Lane, LeaderView, Now, Outputs};
+use crate::contract::{CoreConfig, Event, Health, Lane, LeaderView, Now, Outputs};
 use crate::defect::{self, Defect};
 use crate::ids::{Address, Nanos, NodeId, ReplicaId, ShardId};
 use crate::wal::{RecoveredReplica, ReplicaRecord, Stage};
@@ -32,8 +32,6 @@ pub(super) struct Home {
     pub(super) is_dirty: bool,
     /// Whether its next entry waits for the end of the write that is under way.
     pub(super) is_held: bool,
-    /// Whether it waits until it may go on removing what is due or above the limit.
-    pub(super) is_removing: bool,
     /// What the core last told others of this replica's leader.
     pub(super) told: LeaderView,
     /// Ticks since a newcomer last heard that there is a shard.
@@ -42,6 +40,9 @@ pub(super) struct Home {
     pub(super) astray_ticks: u32,
     /// The newest epoch of a formation heard of; zero for none.
     pub(super) heard_epoch: u64,
+    /// When something was found wrong with the replica that was given up here, until another has
+    /// become a voter in its place.
+    pub(super) rebuilding_since: Option<Nanos>,
 }
 
 impl Home {
@@ -55,11 +56,31 @@ impl Home {
             member: Member::Outsider(Outsider::new(shard, id, nodes)),
             is_dirty: false,
             is_held: false,
-            is_removing: false,
             told: LeaderView::default(),
             unheard_ticks: 0,
             astray_ticks: 0,
             heard_epoch: 0,
+            rebuilding_since: None,
+        }
+    }
+
+    /// Begins anew, with nothing and under a new id.
+    pub(super) fn start_over(
+        &mut self,
+        config: &CoreConfig,
+        shard: ShardId,
+        random: &mut SplitMix,
+    ) {
+        let (heard_epoch, rebuilding_since) = (self.heard_epoch, self.rebuilding_since);
+        *self = Home { heard_epoch, rebuilding_since, ..Home::outsider(config, shard, random) };
+    }
+
+    /// Whether the replica is what it should be.
+    pub(super) fn health(&self) -> Health {
+        match (&self.member, self.rebuilding_since) {
+            (Member::Replica(replica), _) if replica.is_quarantined() => Health::Quarantined,
+            (_, Some(_)) => Health::Rebuilding,
+            (_, None) => Health::Sound,
         }
     }
 }
@@ -87,18 +108,6 @@ impl Home {
 }
 
 impl Core {
-    /// Lets one of the shards in which more is to be removed propose an entry for that alone.
-    pub(super) fn allow_removal(&mut self, now: Nanos) {
-        let Some(shard) = self.work.take_removal(now) else { return };
-        if let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) {
-            home.is_removing = false;
-            if let Member::Replica(replica) = &mut home.member {
-                replica.allow_removal();
-            }
-        }
-        self.mark_dirty(shard);
-    }
-
     pub(super) fn take_formation(
         &mut self,
         now: Now,

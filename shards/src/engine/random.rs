@@ -1,16 +1,13 @@
-//! The seeded source of incarnations and of other numbers that must differ between lives.
-//!
-//! The seed comes from the operating system in production and is fixed in the simulator. Nothing
-//! secret is drawn from it.
+//! The seeded source of what must differ from life to life. It is not for secrets.
 
-/// See the module's description: Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// The seeded source of incarnations: Steele, Lea and Flood, "Fast splittable pseudorandom number
 /// generators" (2014).
 #[derive(Debug)]
-pub struct SplitMix(pub u64);
+pub(super) struct SplitMix(pub(super) u64);
 
 impl SplitMix {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -28,7 +28,7 @@ use crate::wal::{RecoveredReplica, ReplicaRecord, Stage};
 
 /// Ticks between two questions of a replica without a leader, and two announcements of a leader to
 /// nodes that it misses (1 s).
-const ASTRAY_TICKS: u32 = 20;
+pub(super) const ASTRAY_TICKS: u32 = 20;
 
 impl Core {
     /// The epoch of the formation that the replica of `shard` on this core belongs to.
@@ -68,7 +68,7 @@ impl Core {
         outputs: &mut Outputs,
     ) -> Result<(), &'static str> {
         let heard_term = self.router.view(shard).term;
-        let settings = StoreSettings::of(&self.config, shard);
+        let settings = StoreSettings::of(&self.config);
         let salvaged =
             self.with_replica(shard, outputs, |replica, courier| match replica.view().leader {
                 Some(_) => Err("its replica here knows a leader"),
@@ -188,7 +188,7 @@ impl Core {
 
 impl Home {
     /// Notes the epoch of a formation that somebody belongs to.
-    fn hear_of(&mut self, epoch: u64) {
+    pub(super) fn hear_of(&mut self, epoch: u64) {
         if self.heard_epoch == 0 || is_newer(epoch, self.heard_epoch) {
             self.heard_epoch = epoch;
         }

@@ -15,9 +15,11 @@
 //! - Snapshots handed to raft-rs name the applied index of this very moment.
 
 mod apply;
+mod comparison;
 mod following;
 mod inspect;
 mod office;
+mod quarantine;
 mod salvage;
 mod touching;
 mod waiting;
@@ -25,11 +27,14 @@ mod wrong;
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
+use self::comparison::Comparison;
 use self::following::Asked;
 pub use self::inspect::SnapshotOpening;
+use self::office::{CAUGHT_UP_ENTRIES, SILENT_TICKS_MAX};
+use self::quarantine::Quarantine;
 use self::touching::TOUCHES_PER_TICK;
 use self::waiting::{Riders, Waiting};
 use super::follower_reads::FollowerReads;
@@ -41,10 +46,10 @@ use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::defect::{self, Defect};
 use crate::entry::{EntryBuilder, EntryReader};
-use crate::ids::{Formation, Index, Millis, Nanos, NodeId, ReplicaId, ShardId, Term};
+use crate::ids::{Formation, Index, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::raft_log::{FORMATION, RaftLog};
 use crate::reply::Status;
-use crate::store::{ShardClock, Store, StoreSettings};
+use crate::store::{Opening, ShardClock, Store, StoreSettings};
 use crate::wal::{RecoveredReplica, Stage};
 
 /// Proposed and not yet applied bytes of one shard, at most. Beyond it entries wait to be proposed.
@@ -57,8 +62,6 @@ const GATHERED_BYTES_MAX: usize = 32 << 20;
 const HELD_BYTES_MAX: usize = 64 << 10;
 /// Messages of appended entries carry at most this much.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-/// Committed bytes that wait to be applied. With more, nothing further is taken from raft-rs.
-const COMMITTED_BYTES_MAX: usize = 1 << 20;
 /// Appends on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// How old the last stamp may get while there are deadlines. A replica that comes back knows time
@@ -84,7 +87,7 @@ impl Gathered {
     /// Takes it apart again: visits its commands, and the reads between them, in order.
     fn scatter(mut self, mut visit: impl FnMut(&Parcel<'_>)) {
         let ordered = self.bars_reads;
-        let entry = self.builder.finish(Millis(0), &[]);
+        let entry = self.builder.finish(Opening::default());
         let Ok(reader) = EntryReader::new(&entry) else { return };
         let mut riders = self.riders.iter().peekable();
         let mut encoded = Vec::new();
@@ -174,13 +177,8 @@ pub struct Replica {
     doubtful: Vec<Proposed>,
     proposed_bytes: usize,
     stamp_wanted: bool,
-    /// Whether more is to expire or to evict, which an entry without commands may do as well.
-    removal_wanted: bool,
-    /// Whether it may propose one such entry.
-    removal_allowed: bool,
-    /// Committed, and not applied yet.
-    committed: VecDeque<Entry>,
-    committed_bytes: usize,
+    /// What this replica proposes for hashing keys with, should it lead the shard first.
+    key_secret: u64,
     /// Touches that may still be proposed, or sent to the leader, in this tick.
     touch_allowance: usize,
     /// Ticks for which touches have waited that no command took along.
@@ -207,6 +205,8 @@ pub struct Replica {
     silent_ticks: Vec<u32>,
     /// The last index of the log at each of the latest ticks, the oldest first.
     last_at_ticks: [Index; KEEPS_UP_TICKS],
+    quarantine: Quarantine,
+    comparison: Comparison,
     operations: u64,
 }
 
@@ -303,7 +303,7 @@ impl Replica {
             // per entry and follower.
             skip_bcast_commit: true,
             batch_append: true,
-            max_committed_size_per_ready: COMMITTED_BYTES_MAX as u64,
+            max_committed_size_per_ready: 4 * MESSAGE_BYTES_MAX,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -311,7 +311,7 @@ impl Replica {
             Ok(raw) => raw,
             Err(error) => panic!("raft-rs refused a constant configuration: {error}"),
         };
-        let settings = StoreSettings::of(config, shard);
+        let settings = StoreSettings::of(config);
         let mut attempts = SplitMix(config.seed.rotate_left(17) ^ me.0);
         Replica {
             shard,
@@ -338,10 +338,7 @@ impl Replica {
             doubtful: Vec::new(),
             proposed_bytes: 0,
             stamp_wanted: false,
-            removal_wanted: false,
-            removal_allowed: false,
-            committed: VecDeque::new(),
-            committed_bytes: 0,
+            key_secret: attempts.next() | 1,
             touch_allowance: TOUCHES_PER_TICK,
             touch_ticks: 0,
             reads: Reads::new(attempts.next()),
@@ -359,6 +356,8 @@ impl Replica {
             hold_ticks: 0,
             silent_ticks: vec![0; replication],
             last_at_ticks: [Index(0); KEEPS_UP_TICKS],
+            quarantine: Quarantine::default(),
+            comparison: Comparison::default(),
             operations: 0,
         }
     }
@@ -568,7 +567,7 @@ impl Replica {
         if self.stopped.is_some() {
             return;
         }
-        let is_draining = avoid.contains(&self.me.node());
+        let is_draining = avoid.contains(&self.me.node()) || self.withholds();
         let muted = usize::from(self.muted_ticks > 0);
         let ticks = self.election_timeout_ticks(is_draining) + muted;
         self.raw.raft.set_randomized_election_timeout(ticks);
@@ -594,15 +593,16 @@ impl Replica {
         for ticks in &mut self.silent_ticks {
             *ticks = ticks.saturating_add(1);
         }
+        self.tick_standings(courier);
+        self.tick_comparison(now.monotonic, courier);
         if self.leads() {
-            self.tick_membership();
+            self.tick_membership(avoid);
             self.tick_preference(avoid, is_draining);
             let running = self.clock.running(now);
-            let next_due = self.store.next_due();
-            self.removal_wanted |= self.store.is_above_limit();
-            self.removal_wanted |= next_due.is_some_and(|due| due <= running);
-            let is_old = self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0;
-            self.stamp_wanted |= next_due.is_some() && is_old;
+            self.stamp_wanted |= self.store.is_above_limit();
+            self.stamp_wanted |= self.store.next_due().is_some_and(|due| {
+                due <= running || self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0
+            });
         }
     }
 
@@ -731,16 +731,14 @@ impl Replica {
             self.ask_leader(courier);
             self.follow_commit();
             let has_ready = self.raw.has_ready();
-            if has_ready && self.committed_bytes < COMMITTED_BYTES_MAX {
+            if has_ready {
                 self.work_off_ready(now, journal, courier);
-            } else {
-                self.apply(now, courier);
             }
             self.run_reads(now, courier);
             self.run_follower_reads(courier);
             self.note_office(courier);
             if !has_ready {
-                return !self.committed.is_empty();
+                return false;
             }
         }
         true
@@ -765,36 +763,28 @@ impl Replica {
 
     /// Whether it would propose an entry: commands wait for one, or reads for its stamp.
     pub fn has_to_propose(&self) -> bool {
-        self.leads() && (self.wants_stamp() || !self.gathered.is_empty())
-    }
-
-    fn wants_stamp(&self) -> bool {
-        let goes_on_removing = self.removal_wanted && self.removal_allowed;
-        self.stamp_wanted || self.reads.wants_stamp() || goes_on_removing
-    }
-
-    /// Whether it leads, and more is to be removed than entries that it would propose anyway do.
-    pub fn wants_removal(&self) -> bool {
-        self.leads() && self.removal_wanted && !self.removal_allowed
-    }
-
-    /// Lets it propose one entry for the sake of removal.
-    pub fn allow_removal(&mut self) {
-        self.removal_allowed = true;
+        let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
+        self.leads() && (wants_stamp || !self.gathered.is_empty())
     }
 
     fn propose_gathered(&mut self, now: Now) {
-        let transferring = self.raw.raft.lead_transferee.is_some();
+        let transferring = self.raw.raft.lead_transferee.is_some() || self.withholds();
         while !transferring && self.proposed_bytes < PROPOSED_BYTES_MAX {
+            let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
             let mut gathered = match self.gathered.pop_front() {
                 Some(gathered) => gathered,
-                None if !self.raw.raft.commit_to_current_term() => return,
-                None if self.wants_stamp() => Gathered::default(),
+                None if wants_stamp && self.raw.raft.commit_to_current_term() => {
+                    Gathered::default()
+                }
                 None => return,
             };
             self.gathered_bytes -= gathered.builder.bytes_len();
             let touches = self.touches_to_propose();
-            let data = gathered.builder.finish(self.clock.running(now), &touches);
+            let data = gathered.builder.finish(Opening {
+                stamp: self.clock.running(now),
+                touches: &touches,
+                key_secret: self.store.wants_key_secret().then_some(self.key_secret),
+            });
             let bytes = data.len();
             if self.raw.propose(Vec::new(), data).is_err() {
                 // raft-rs drops proposals of a leader that was removed or hands over; this
@@ -804,7 +794,6 @@ impl Replica {
             let index = Index(self.raw.raft.raft_log.last_index());
             let term = Term(self.raw.raft.term);
             self.stamp_wanted = false;
-            (self.removal_wanted, self.removal_allowed) = (false, false);
             // What waits for this stamp came in before this entry's commands, like other reads.
             self.reads.stamped(index);
             if gathered.bars_reads {
@@ -827,7 +816,7 @@ impl Replica {
     /// Confirms gathered reads by the lease, or else starts a round for them. A lease that reads
     /// make use of is renewed before it ends, by a round that no read waits for.
     fn start_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
-        if !self.raw.raft.commit_to_current_term() {
+        if !self.raw.raft.commit_to_current_term() || self.withholds() {
             return;
         }
         let term = Term(self.raw.raft.term);
@@ -918,9 +907,7 @@ impl Replica {
                 courier.send(self, self.shard, message);
             }
         }
-        self.committed_bytes += committed.iter().map(|entry| entry.data.len()).sum::<usize>();
-        self.committed.extend(committed);
-        self.apply(now, courier);
+        self.apply(now, committed, courier);
         for state in read_states {
             if let Some(attempt) = self.attempt_of(&state.request_ctx) {
                 let (term, index) = (Term(self.raw.raft.term), Index(state.index));

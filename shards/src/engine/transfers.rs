@@ -271,7 +271,7 @@ impl Incoming {
             from,
             received: 0,
             opening: SnapshotOpening::default(),
-            restorer: Restorer::new(StoreSettings::of(config, chunk.shard)),
+            restorer: Restorer::new(StoreSettings::of(config)),
             bytes: (config.durability == Durability::Fsync).then(Vec::new),
         }
     }

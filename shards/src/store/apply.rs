@@ -5,11 +5,14 @@
 //! a key. A command that is refused changes nothing, not even the order of use; one that takes
 //! effect makes its key the one used last.
 
-use super::accounting::entry_bytes;
+use super::arena::Address;
+use super::entries::{Content, NO_DEADLINE};
 use super::numbers::{Decimal, parse_signed, parse_unsigned};
-use super::slab::{self, NO_DEADLINE};
+use super::policy::ActivePolicy;
 use super::table::KeyHash;
-use super::{Answer, DEADLINE_MAX, Outcome, Store, point, time_left};
+use super::{
+    Answer, DEADLINE_MAX, Outcome, SHARD_BYTES_MAX, Store, accounted_bytes, point, time_left,
+};
 use crate::command::{Command, End, ExpireCondition, Expiry, Operation, SetCondition};
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
@@ -20,7 +23,7 @@ struct Target<'a> {
     key: &'a [u8],
     hash: KeyHash,
     /// The live entry, if there is one.
-    found: Option<u32>,
+    found: Option<Address>,
     /// What a write gives to the entry.
     version: Version,
 }
@@ -36,7 +39,7 @@ enum OldValue {
 #[derive(Clone, Copy)]
 enum Source {
     None,
-    Entry(u32),
+    Entry(Address),
     Parting,
 }
 
@@ -49,6 +52,8 @@ struct Effect {
     number: u64,
     deadline: u64,
     value: Source,
+    /// The entry that was written, which is not evicted for its own sake.
+    written: Address,
 }
 
 impl Effect {
@@ -60,6 +65,7 @@ impl Effect {
             number: 0,
             deadline: NO_DEADLINE,
             value: Source::None,
+            written: Address::NONE,
         }
     }
 }
@@ -98,12 +104,19 @@ impl Store {
                 Effect { number, ..Effect::bare(Status::Ok) }
             }
             Operation::Limit { bytes_max } => {
+                let bytes_max = bytes_max.min(SHARD_BYTES_MAX);
                 let number = std::mem::replace(&mut self.bytes_max, bytes_max);
                 Effect { number, ..Effect::bare(Status::Ok) }
             }
+            Operation::Evict { eviction } => {
+                if self.policy.eviction() != eviction {
+                    self.policy = ActivePolicy::new(eviction, Address::NONE);
+                }
+                Effect::bare(Status::Ok)
+            }
             _ => self.apply_to_key(version, command, answer),
         };
-        self.evict_to(bytes_max);
+        self.make_room(bytes_max, effect.written);
         Outcome {
             status: effect.status,
             flags: effect.flags,
@@ -113,15 +126,15 @@ impl Store {
             expires_at: point(effect.deadline),
             value: match effect.value {
                 Source::None => None,
-                Source::Entry(slot) => Some(self.slab[slot].value()),
-                Source::Parting => Some(slab::value_of(&self.parting)),
+                Source::Entry(entry) => Some(self.entries.get(entry).value()),
+                Source::Parting => Some(&self.parting),
             },
         }
     }
 
     fn apply_to_key(&mut self, version: Version, command: &Command<'_>, answer: Answer) -> Effect {
         let key = command.key;
-        let hash = self.table.hash(key);
+        let hash = self.hash(key);
         let found = self.find_live(hash, key);
         let target = Target { key, hash, found, version };
         let old_value = |wanted: bool| match answer {
@@ -153,7 +166,7 @@ impl Store {
             Operation::Delete { version, return_old } => {
                 let old = old_value(return_old);
                 match (self.version_refusal(target, version, false), found) {
-                    (None, Some(slot)) => self.part_with(slot, old),
+                    (None, Some(entry)) => self.part_with(entry, old),
                     (status, _) => self.refuse(target, status.unwrap_or(Status::NotFound), old),
                 }
             }
@@ -164,44 +177,51 @@ impl Store {
             | Operation::Inspect { .. }
             | Operation::KeyCount
             | Operation::Flush
-            | Operation::Limit { .. } => Effect::bare(Status::Invalid),
+            | Operation::Limit { .. }
+            | Operation::Evict { .. } => Effect::bare(Status::Invalid),
         }
     }
 
     /// The live entry of `key`. One that is due is removed, as its turn would have come anyway.
-    fn find_live(&mut self, hash: KeyHash, key: &[u8]) -> Option<u32> {
-        let slot = self.table.find(&self.slab, hash, key)?;
-        if self.slab[slot].is_due(self.stamp.0) {
-            self.remove(slot);
+    fn find_live(&mut self, hash: KeyHash, key: &[u8]) -> Option<Address> {
+        let entry = self.find(hash, key)?;
+        if self.entries.get(entry).is_due(self.stamp.0) {
+            self.remove(entry);
             self.statistics.expired += 1;
             return None;
         }
-        Some(slot)
+        Some(entry)
     }
 
     /// The outcome of a command that changes nothing: it describes the entry as it is.
     fn refuse(&self, target: Target<'_>, status: Status, old: OldValue) -> Effect {
-        let Some(slot) = target.found else { return Effect::bare(status) };
-        let value = if old == OldValue::Keep { Source::Entry(slot) } else { Source::None };
-        Effect { status, value, number: 0, ..self.describe(slot) }
+        let Some(entry) = target.found else { return Effect::bare(status) };
+        let value = if old == OldValue::Keep { Source::Entry(entry) } else { Source::None };
+        Effect { status, value, number: 0, ..self.describe(entry) }
     }
 
     /// The outcome that describes an entry: `number` is the value's length.
-    fn describe(&self, slot: u32) -> Effect {
-        let entry = &self.slab[slot];
+    fn describe(&self, address: Address) -> Effect {
+        let entry = self.entries.get(address);
         Effect {
-            status: Status::Ok,
-            flags: entry.flags,
-            version: entry.version,
+            flags: entry.flags(),
+            version: entry.version(),
             number: entry.value().len() as u64,
-            deadline: entry.deadline,
-            value: Source::None,
+            deadline: entry.deadline(),
+            ..Effect::bare(Status::Ok)
         }
     }
 
+    /// The outcome that describes an entry that was written.
+    fn describe_written(&self, written: Address) -> Effect {
+        Effect { written, ..self.describe(written) }
+    }
+
+    /// Whether a value is too long for its setting, or for the limit even if it had a deadline and
+    /// flags.
     fn is_too_large(&self, key: &[u8], value_len: usize) -> bool {
         value_len as u64 > self.value_bytes_max
-            || entry_bytes(key.len() + value_len) > self.bytes_max
+            || accounted_bytes(key.len(), value_len, true, true) > self.bytes_max
     }
 
     fn set_refusal(
@@ -216,8 +236,8 @@ impl Store {
         match (condition, target.found) {
             (SetCondition::IfAbsent, Some(_)) => Some(Status::Exists),
             (SetCondition::IfPresent | SetCondition::IfVersion(_), None) => Some(Status::NotFound),
-            (SetCondition::IfVersion(version), Some(slot)) => {
-                (self.slab[slot].version != version).then_some(Status::ConditionFailed)
+            (SetCondition::IfVersion(version), Some(entry)) => {
+                (self.entries.version(entry) != version).then_some(Status::ConditionFailed)
             }
             _ => None,
         }
@@ -232,7 +252,7 @@ impl Store {
     ) -> Option<Status> {
         match target.found {
             None => (!create || version != Version(0)).then_some(Status::NotFound),
-            Some(slot) => (version != Version(0) && version != self.slab[slot].version)
+            Some(entry) => (version != Version(0) && version != self.entries.version(entry))
                 .then_some(Status::ConditionFailed),
         }
     }
@@ -261,12 +281,12 @@ impl Store {
         expiry: Expiry,
         old: OldValue,
     ) -> Effect {
-        let current = target.found.map_or(NO_DEADLINE, |slot| self.slab[slot].deadline);
+        let current = target.found.map_or(NO_DEADLINE, |entry| self.entries.get(entry).deadline());
         let deadline = match self.life(expiry, current) {
             Life::Beyond => return self.refuse(target, Status::Invalid, OldValue::Drop),
             Life::Until(deadline) => deadline,
             Life::Over => {
-                let parted = target.found.map(|slot| self.part_with(slot, old));
+                let parted = target.found.map(|entry| self.part_with(entry, old));
                 let number = u64::from(parted.is_some());
                 return Effect { number, ..parted.unwrap_or(Effect::bare(Status::Ok)) };
             }
@@ -278,51 +298,62 @@ impl Store {
             deadline,
             ..Effect::bare(Status::Ok)
         };
-        let Some(slot) = target.found else {
-            self.insert(target.hash, target.key, value, |entry| {
-                (entry.version, entry.flags, entry.deadline) = (target.version, flags, deadline);
-            });
-            return written;
+        let content = Content {
+            version: target.version,
+            flags,
+            deadline,
+            key: target.key,
+            value: [value, &[]],
         };
-        let mut parting = None;
-        let old_flags = self.slab[slot].flags;
-        self.change(slot, |entry| {
-            match old {
-                OldValue::Keep => parting = Some(entry.exchange_value(value)),
-                OldValue::Drop => entry.write_value(value),
-            }
-            (entry.version, entry.flags, entry.deadline) = (target.version, flags, deadline);
-        });
-        match parting {
-            None => written,
-            Some(parting) => {
-                self.parting = parting;
-                Effect { flags: old_flags, value: Source::Parting, ..written }
-            }
+        let Some(entry) = target.found else {
+            let entry = self.insert(target.hash, &content);
+            return Effect { written: entry, ..written };
+        };
+        let old_flags = self.entries.get(entry).flags();
+        if old == OldValue::Keep {
+            self.parting = self.entries.get(entry).value().to_vec();
+        }
+        let written = Effect { written: self.rewrite(target.hash, entry, &content), ..written };
+        match old {
+            OldValue::Keep => Effect { flags: old_flags, value: Source::Parting, ..written },
+            OldValue::Drop => written,
         }
     }
 
     fn extend(&mut self, target: Target<'_>, end: End, addition: &[u8]) -> Effect {
-        let old_len = target.found.map_or(0, |slot| self.slab[slot].value().len());
+        let old_len = target.found.map_or(0, |entry| self.entries.get(entry).value().len());
         if self.is_too_large(target.key, old_len + addition.len()) {
             return self.refuse(target, Status::TooLarge, OldValue::Drop);
         }
         let number = (old_len + addition.len()) as u64;
-        let Some(slot) = target.found else { return self.create(target, addition, number) };
-        self.change(slot, |entry| {
-            match end {
-                End::Front => entry.prepend(addition),
-                End::Back => entry.append(addition),
-            }
-            entry.version = target.version;
-        });
-        self.describe(slot)
+        let Some(entry) = target.found else { return self.create(target, addition, number) };
+        let (flags, deadline) = {
+            let entry = self.entries.get(entry);
+            (entry.flags(), entry.deadline())
+        };
+        let version = target.version;
+        if end == End::Back && self.entries.has_block(entry) {
+            let entry = self.rewrite_with(target.hash, entry, deadline, |entries| {
+                entries.append_to_block(entry, addition);
+                entries.set_fields(entry, version, flags, deadline);
+                entry
+            });
+            return self.describe_written(entry);
+        }
+        let old = self.entries.get(entry).value().to_vec();
+        let value = match end {
+            End::Front => [addition, &old],
+            End::Back => [&old, addition],
+        };
+        let content = Content { version, flags, deadline, key: target.key, value };
+        let entry = self.rewrite(target.hash, entry, &content);
+        self.describe_written(entry)
     }
 
     fn increment(&mut self, target: Target<'_>, delta: i64) -> Effect {
         let current = match target.found {
             None => Some(0),
-            Some(slot) => parse_signed(self.slab[slot].value()),
+            Some(entry) => parse_signed(self.entries.get(entry).value()),
         };
         let Some(current) = current else {
             return self.refuse(target, Status::NotANumber, OldValue::Drop);
@@ -339,8 +370,8 @@ impl Store {
         change: Change,
         initial: Option<(u64, Expiry)>,
     ) -> Effect {
-        if let Some(slot) = target.found {
-            let Some(current) = parse_unsigned(self.slab[slot].value()) else {
+        if let Some(entry) = target.found {
+            let Some(current) = parse_unsigned(self.entries.get(entry).value()) else {
                 return self.refuse(target, Status::NotANumber, OldValue::Drop);
             };
             let number = match change {
@@ -365,29 +396,43 @@ impl Store {
         if self.is_too_large(target.key, text.len()) {
             return self.refuse(target, Status::TooLarge, OldValue::Drop);
         }
-        let Some(slot) = target.found else { return self.create(target, text, number) };
-        self.change(slot, |entry| {
-            entry.write_value(text);
-            entry.version = target.version;
-        });
-        Effect { number, ..self.describe(slot) }
+        let Some(entry) = target.found else { return self.create(target, text, number) };
+        let content = {
+            let entry = self.entries.get(entry);
+            Content {
+                version: target.version,
+                flags: entry.flags(),
+                deadline: entry.deadline(),
+                key: target.key,
+                value: [text, &[]],
+            }
+        };
+        let entry = self.rewrite(target.hash, entry, &content);
+        Effect { number, ..self.describe_written(entry) }
     }
 
     /// Stores a new entry without flags and deadline.
     fn create(&mut self, target: Target<'_>, value: &[u8], number: u64) -> Effect {
-        self.insert(target.hash, target.key, value, |entry| entry.version = target.version);
-        Effect { version: target.version, number, ..Effect::bare(Status::Ok) }
+        let content = Content {
+            version: target.version,
+            flags: 0,
+            deadline: NO_DEADLINE,
+            key: target.key,
+            value: [value, &[]],
+        };
+        let written = self.insert(target.hash, &content);
+        Effect { version: target.version, number, written, ..Effect::bare(Status::Ok) }
     }
 
     /// Removes an entry. The outcome has what was before, but for version and deadline.
-    fn part_with(&mut self, slot: u32, old: OldValue) -> Effect {
-        let before = self.describe(slot);
-        let parting = self.remove(slot);
+    fn part_with(&mut self, entry: Address, old: OldValue) -> Effect {
+        let before = self.describe(entry);
         let mut effect = Effect { version: Version(0), number: 0, deadline: NO_DEADLINE, ..before };
         if old == OldValue::Keep {
-            self.parting = parting;
+            self.parting = self.entries.get(entry).value().to_vec();
             effect.value = Source::Parting;
         }
+        self.remove(entry);
         effect
     }
 
@@ -398,8 +443,11 @@ impl Store {
         condition: ExpireCondition,
         value: OldValue,
     ) -> Effect {
-        let Some(slot) = target.found else { return Effect::bare(Status::NotFound) };
-        let current = self.slab[slot].deadline;
+        let Some(entry) = target.found else { return Effect::bare(Status::NotFound) };
+        let (current, version) = {
+            let entry = self.entries.get(entry);
+            (entry.deadline(), entry.version())
+        };
         let life = self.life(expiry, current);
         let new = match life {
             Life::Beyond => return self.refuse(target, Status::Invalid, OldValue::Drop),
@@ -417,12 +465,12 @@ impl Store {
             return self.refuse(target, Status::ConditionFailed, value);
         }
         if matches!(life, Life::Over) {
-            let number = self.slab[slot].value().len() as u64;
-            return Effect { number, ..self.part_with(slot, value) };
+            let number = self.entries.get(entry).value().len() as u64;
+            return Effect { number, ..self.part_with(entry, value) };
         }
-        self.change(slot, |entry| entry.deadline = new);
-        let source = if value == OldValue::Keep { Source::Entry(slot) } else { Source::None };
-        Effect { value: source, ..self.describe(slot) }
+        let entry = self.renew(target.hash, entry, version, new);
+        let source = if value == OldValue::Keep { Source::Entry(entry) } else { Source::None };
+        Effect { value: source, ..self.describe_written(entry) }
     }
 }
 

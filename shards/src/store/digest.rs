@@ -1,12 +1,13 @@
 //! The rolling digest of a store: one number that is equal on two replicas exactly when their
 //! states are, but for collisions.
 //!
-//! It is the sum of one term per entry and one per free slot, so that a change costs the old term
-//! and the new one, whatever the size of the store, and the order of the changes leaves no trace.
-//! The bytes of key and value enter through XXH3, whose result is stable across versions and
-//! machines; an entry keeps that hash, so that a change of deadline or recency does not read the
-//! value again. The rest is mixed in by multiplications that are bijective in each field: a change
-//! of a single field always changes the term.
+//! It is made of sums: one term per entry, one per pair of neighbours in the order of eviction, one
+//! per visited entry. So a change costs the old term and the new one, whatever the size of the
+//! store, and the order of the changes leaves no trace. The bytes of key and value enter through
+//! XXH3, whose result is stable across versions and machines. A use changes an entry's neighbours
+//! and not its own term, so it does not read the value; for long values the hash is kept. The rest
+//! is mixed in by multiplications that are bijective in each field: a change of a single field
+//! always changes the term.
 //!
 //! It guards against divergence and damage, not against somebody who seeks collisions.
 
@@ -57,12 +58,6 @@ pub(super) fn absorb<const N: usize>(state: u64, words: [u64; N]) -> u64 {
         let mixed = (state ^ word).wrapping_mul(MULTIPLIER);
         mixed ^ (mixed >> 29)
     })
-}
-
-/// The term of a free slot and the one that will be reused after it.
-#[inline]
-pub(super) fn free_slot_term(slot: u32, next: u32) -> u64 {
-    absorb(SEED, [u64::from(slot) << 32 | u64::from(next), 1])
 }
 
 /// A sum of terms.

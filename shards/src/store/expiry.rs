@@ -5,8 +5,10 @@
 //! comparison. The arrangement within the heap is of no consequence: versions are unique, so the
 //! order in which entries come out is total, and it is the same on every replica.
 
+use super::arena::Address;
+use super::entries::{Entries, Entry, NO_DEADLINE, NO_PLACE};
 use super::pages::Pages;
-use super::slab::{NO_DEADLINE, NONE, Slab, Slot};
+use crate::ids::Version;
 
 /// Children of one element.
 const ARITY: usize = 4;
@@ -15,7 +17,7 @@ const ARITY: usize = 4;
 struct Due {
     deadline: u64,
     version: u64,
-    slot: u32,
+    entry: Address,
 }
 
 impl Due {
@@ -31,36 +33,46 @@ pub(super) struct ExpiryIndex {
 }
 
 impl ExpiryIndex {
-    /// The earliest deadline and its slot.
-    pub fn first(&self) -> Option<(u64, u32)> {
-        self.heap.first().map(|due| (due.deadline, due.slot))
+    /// The earliest deadline and its entry.
+    pub fn first(&self) -> Option<(u64, Address)> {
+        self.heap.first().map(|due| (due.deadline, due.entry))
     }
 
-    /// Brings the index in line with the deadline and version that `slot` has now.
-    pub fn update(&mut self, slab: &mut Slab, slot: u32) {
-        let entry = &slab[slot];
-        let due = Due { deadline: entry.deadline, version: entry.version.0, slot };
-        match (entry.due, entry.deadline) {
-            (NONE, NO_DEADLINE) => {}
-            (NONE, _) => {
-                self.heap.push(due);
-                self.rise(slab, self.heap.len() - 1, due);
-            }
-            (_, NO_DEADLINE) => self.remove(slab, slot),
-            (position, _) => self.place(slab, position as usize, due),
-        }
-    }
-
-    /// Takes `slot` out, if it is there.
-    pub fn remove(&mut self, slab: &mut Slab, slot: u32) {
-        let position = slab[slot].due;
-        if position == NONE {
+    /// Brings the index in line with the deadline and version that the entry at `address` has now.
+    pub fn update(&mut self, entries: &mut Entries, address: Address) {
+        let entry = entries.get(address);
+        let (deadline, Version(version)) = (entry.deadline(), entry.version());
+        if deadline == NO_DEADLINE {
             return;
         }
-        slab[slot].due = NONE;
+        let due = Due { deadline, version, entry: address };
+        match entries.due(address) {
+            NO_PLACE => {
+                self.heap.push(due);
+                self.rise(entries, self.heap.len() - 1, due);
+            }
+            position => self.place(entries, position as usize, due),
+        }
+    }
+
+    /// Takes the entry at `address` out, if it is there.
+    pub fn remove(&mut self, entries: &mut Entries, address: Address) {
+        let position = entries.due(address);
+        if position == NO_PLACE {
+            return;
+        }
+        entries.set_due(address, NO_PLACE);
         let last = self.heap.pop();
-        if let Some(last) = last.filter(|last| last.slot != slot) {
-            self.place(slab, position as usize, last);
+        if let Some(last) = last.filter(|last| last.entry != address) {
+            self.place(entries, position as usize, last);
+        }
+    }
+
+    /// Follows an entry that has moved in memory.
+    pub fn entry_moved(&mut self, entries: &Entries, new: Address) {
+        match entries.due(new) {
+            NO_PLACE => {}
+            position => self.heap[position as usize].entry = new,
         }
     }
 
@@ -77,23 +89,25 @@ impl ExpiryIndex {
         count
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.heap = Pages::default();
+    /// Gives up to `count_max` pages back, of an index that is not needed any more. Returns how
+    /// many.
+    pub fn tear_down(&mut self, count_max: usize) -> usize {
+        self.heap.tear_down(count_max)
     }
 
-    /// Adds an entry of a slab that is being restored, if it has a deadline. The order comes with
+    /// Adds an entry of a store that is being restored, if it has a deadline. The order comes with
     /// [`ExpiryIndex::sort`].
     #[inline]
-    pub fn push_unsorted(&mut self, entry: &Slot, slot: u32) {
-        if entry.deadline != NO_DEADLINE {
-            self.heap.push(Due { deadline: entry.deadline, version: entry.version.0, slot });
+    pub fn push_unsorted(&mut self, entry: &Entry<'_>, address: Address) {
+        if entry.deadline() != NO_DEADLINE {
+            let Version(version) = entry.version();
+            self.heap.push(Due { deadline: entry.deadline(), version, entry: address });
         }
     }
 
     /// Makes a heap of what was pushed without order, in a time proportional to it: every element
     /// sinks to its place, the last ones first (R. W. Floyd, "Algorithm 245: Treesort 3", 1964).
-    pub fn sort(&mut self, slab: &mut Slab) {
+    pub fn sort(&mut self, entries: &mut Entries) {
         let parents = self.heap.len().saturating_sub(1).div_ceil(ARITY);
         for position in (0..parents).rev() {
             let due = self.heap[position];
@@ -103,37 +117,37 @@ impl ExpiryIndex {
             self.heap[place] = due;
         }
         for (position, due) in self.heap.iter().enumerate() {
-            slab[due.slot].due = position as u32;
+            entries.set_due(due.entry, position as u32);
         }
     }
 
     /// Puts `due` at `position`, whose element is gone, or where the order wants it from there.
-    fn place(&mut self, slab: &mut Slab, position: usize, due: Due) {
+    fn place(&mut self, entries: &mut Entries, position: usize, due: Due) {
         if position > 0 && due.is_before(&self.heap[(position - 1) / ARITY]) {
-            self.rise(slab, position, due);
+            self.rise(entries, position, due);
         } else {
-            self.sink(slab, position, due);
+            self.sink(entries, position, due);
         }
     }
 
-    fn rise(&mut self, slab: &mut Slab, mut position: usize, due: Due) {
+    fn rise(&mut self, entries: &mut Entries, mut position: usize, due: Due) {
         while position > 0 {
             let parent = (position - 1) / ARITY;
             if !due.is_before(&self.heap[parent]) {
                 break;
             }
-            self.set(slab, position, self.heap[parent]);
+            self.set(entries, position, self.heap[parent]);
             position = parent;
         }
-        self.set(slab, position, due);
+        self.set(entries, position, due);
     }
 
-    fn sink(&mut self, slab: &mut Slab, position: usize, due: Due) {
+    fn sink(&mut self, entries: &mut Entries, position: usize, due: Due) {
         let place = self.sink_through(position, due, |heap, position, due| {
             heap[position] = due;
-            slab[due.slot].due = position as u32;
+            entries.set_due(due.entry, position as u32);
         });
-        self.set(slab, place, due);
+        self.set(entries, place, due);
     }
 
     /// Finds the place for `due` at or below `position`, and lets `set` move up what stands in
@@ -161,20 +175,19 @@ impl ExpiryIndex {
         }
     }
 
-    fn set(&mut self, slab: &mut Slab, position: usize, due: Due) {
+    fn set(&mut self, entries: &mut Entries, position: usize, due: Due) {
         self.heap[position] = due;
-        slab[due.slot].due = position as u32;
+        entries.set_due(due.entry, position as u32);
     }
 
-    /// Checks the heap against the entries, for tests.
-    pub fn check(&self, slab: &Slab) {
+    /// Checks the heap against the entries, for tests. Returns their number.
+    pub fn check(&self, entries: &Entries) -> usize {
         for (position, due) in self.heap.iter().enumerate() {
-            let entry = &slab[due.slot];
-            assert_eq!(entry.due as usize, position, "slot {}", due.slot);
-            assert_eq!((entry.deadline, entry.version.0), (due.deadline, due.version));
+            let entry = entries.get(due.entry);
+            assert_eq!(entries.due(due.entry) as usize, position, "an entry's place");
+            assert_eq!((entry.deadline(), entry.version().0), (due.deadline, due.version));
             assert!(position == 0 || !due.is_before(&self.heap[(position - 1) / ARITY]));
         }
-        let with_deadline = slab.entries().filter(|(_, entry)| entry.deadline != NO_DEADLINE);
-        assert_eq!(with_deadline.count(), self.heap.len());
+        self.heap.len()
     }
 }

@@ -12,8 +12,7 @@ use std::ops::{Index, IndexMut};
 
 /// Elements of one page, as a power of two.
 ///
-/// Small pages, because an allocator rounds large blocks up by more: with 64-byte slots a page is
-/// one 4 KiB block, which saves a tenth of the memory of small entries against 64 KiB.
+/// Small pages, because an allocator rounds large blocks up by more.
 const PAGE_BITS: u32 = 6;
 /// Elements of one page.
 const PAGE: usize = 1 << PAGE_BITS;
@@ -67,9 +66,12 @@ impl<T> Pages<T> {
         self.pages.iter().flatten()
     }
 
-    /// Gives all pages away.
-    pub fn into_pages(self) -> Vec<Vec<T>> {
-        self.pages
+    /// Gives up to `count_max` pages back with what is in them. Returns how many.
+    pub fn tear_down(&mut self, count_max: usize) -> usize {
+        let count = count_max.min(self.pages.len());
+        self.pages.truncate(self.pages.len() - count);
+        self.len = self.len.min(self.pages.len() << PAGE_BITS);
+        count
     }
 }
 
@@ -112,6 +114,9 @@ mod tests {
         }
         pages[3] = 77;
         assert_eq!(pages[3], 77);
-        assert_eq!(pages.into_pages().iter().map(Vec::len).sum::<usize>(), vector.len());
+        let count = pages.pages.len();
+        assert_eq!(pages.tear_down(2), 2);
+        assert_eq!(pages.len(), vector.len().min((count - 2) * PAGE));
+        assert_eq!((pages.tear_down(count), pages.len()), (count - 2, 0));
     }
 }

@@ -1,110 +1,231 @@
-//! From a key to its slot.
+//! From a key to its entry.
 //!
-//! The table holds slot numbers, and the key stands only in the entry. Beside the number it keeps
-//! 32 bits of the key's hash: growing then reads the table alone and not every entry, and the slot
-//! needs no room for the hash. It is cut into parts that grow one by one, so that no single write
-//! pays for moving a whole shard's index.
+//! A table of four-byte addresses in chunks of one cache line: twelve addresses, a byte of each
+//! key's hash beside it, and a count of the keys that found their chunk full and went on to a later
+//! one. A search looks at the bytes first, follows only those that match, and ends at the first
+//! chunk that nobody went beyond; so nothing has to be left behind where a key was removed. (The
+//! layout follows F14: N. Bronson, X. Shi, "Open-sourcing F14 for faster, more memory-efficient
+//! hash tables", 2019.)
 //!
-//! The hash is seeded per process, against keys chosen to collide. It never leaves this module:
-//! nothing that is replicated depends on it.
+//! The table is cut into parts by the hash. Each grows on its own, by a fifth, when it is nine
+//! tenths full: no single write pays for moving a whole shard's index, and a table stands at about
+//! 6.5 bytes per key. The hash is not kept; growing asks for it again, once per key of the part.
+//!
+//! The hash is keyed with a secret that all replicas of a shard share, against keys chosen to
+//! collide. It names keys in touches; where a key stands here is each replica's own affair.
 
-use super::slab::Slab;
-use ahash::RandomState;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Parts of the table, as a power of two.
-const PART_BITS: u32 = 6;
+use super::arena::Address;
 
-/// The hash of a key: 32 bits.
+/// Parts of a table, as a power of two.
+const PART_BITS: u32 = 8;
+/// Addresses of a chunk.
+const WIDTH: usize = 12;
+/// What stands for no address in a chunk. No key has it for a tag.
+const NO_TAG: u8 = 0;
+/// Keys per hundred chunks from which on a part grows.
+const KEYS_PER_HUNDRED_CHUNKS_MAX: usize = 1_080;
+/// Keys per hundred chunks below which a part shrinks.
+const KEYS_PER_HUNDRED_CHUNKS_MIN: usize = 300;
+/// Keys per hundred chunks in a part that was just built.
+const KEYS_PER_HUNDRED_CHUNKS_BUILT: usize = 950;
+/// A count of passing keys that cannot be kept any more.
+const UNCOUNTED: u8 = u8::MAX;
+
+/// The hash of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeyHash(u32);
+pub(super) struct KeyHash(u64);
 
 impl KeyHash {
-    /// The bits, for tests that look for collisions.
-    #[cfg(test)]
-    pub fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// The part that the key belongs to: the high bits, while places within take the low ones.
-    fn part(self) -> usize {
-        (self.0 >> (32 - PART_BITS)) as usize
-    }
-
-    /// The hash as the table wants it, with seven good bits at the top.
-    fn spread(self) -> u64 {
-        u64::from(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    slot: u32,
-    hash: KeyHash,
-}
-
-/// Collects keys for a table that is built at once: part by part, so that the part that is filled
-/// stays in the caches.
-pub(super) struct TableBuilder {
-    table: Table,
-    /// What goes into each part.
-    places: Vec<Vec<Place>>,
-}
-
-impl TableBuilder {
-    /// Without keys, but with room for about `keys` of them.
-    pub fn new(hash_seed: u64, keys: usize) -> Self {
-        let table = Table::new(hash_seed);
-        let keys_per_part = keys >> PART_BITS;
-        let places = table.parts.iter().map(|_| Vec::with_capacity(keys_per_part)).collect();
-        TableBuilder { table, places }
-    }
-
-    /// Adds a key that will stand in `slot`.
+    /// The hash of `key` under a shard's secret.
     #[inline]
-    pub fn push(&mut self, key: &[u8], slot: u32) {
-        let hash = self.table.hash(key);
-        self.places[hash.part()].push(Place { slot, hash });
+    pub fn of(key: &[u8], secret: u64) -> Self {
+        KeyHash(xxh3_64_with_seed(key, secret))
     }
 
-    /// The table, or nothing if a key occurs twice.
-    pub fn build(self, slab: &Slab) -> Option<Table> {
-        let mut table = self.table;
-        for (part, places) in table.parts.iter_mut().zip(self.places) {
-            *part = HashTable::with_capacity(places.len());
-            table.len += places.len();
-            for place in places {
-                let is_same = |other: &Place| {
-                    other.hash == place.hash && slab[other.slot].key() == slab[place.slot].key()
-                };
-                match part.entry(place.hash.spread(), is_same, |place| place.hash.spread()) {
-                    Entry::Vacant(vacant) => vacant.insert(place),
-                    Entry::Occupied(_) => return None,
-                };
+    /// The 48 bits that stand for the key in a touch.
+    #[inline]
+    pub fn name(self) -> KeyName {
+        KeyName(self.0 >> 16)
+    }
+
+    #[inline]
+    fn part(self) -> usize {
+        (self.0 >> (u64::BITS - PART_BITS)) as usize
+    }
+
+    /// The chunk where a search begins, of so many.
+    #[inline]
+    fn home(self, chunks: usize) -> usize {
+        let bits = self.0 >> 24 & 0xffff_ffff;
+        ((bits * chunks as u64) >> 32) as usize
+    }
+
+    #[inline]
+    fn tag(self) -> u8 {
+        (self.0 >> 16) as u8 | u8::from(self.0 >> 16 & 0xff == 0)
+    }
+}
+
+/// 48 bits of a key's hash: enough to find the key, and to tell it from nearly all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct KeyName(u64);
+
+impl KeyName {
+    /// Bytes of an encoded name.
+    pub const BYTES: usize = 6;
+
+    /// The name as bytes, the lowest first.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let [a, b, c, d, e, f, ..] = self.0.to_le_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// The name that these bytes stand for.
+    pub fn from_bytes([a, b, c, d, e, f]: [u8; Self::BYTES]) -> Self {
+        KeyName(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+
+    /// A hash that is searched for in the same places.
+    #[inline]
+    fn hash(self) -> KeyHash {
+        KeyHash(self.0 << 16)
+    }
+}
+
+/// One cache line of a part.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+struct Chunk {
+    tags: [u8; WIDTH],
+    /// Keys that found no room here and went on, or [`UNCOUNTED`].
+    passed: u8,
+    addresses: [u32; WIDTH],
+}
+
+const _: () = assert!(size_of::<Chunk>() == 64);
+
+impl Chunk {
+    const EMPTY: Chunk = Chunk { tags: [NO_TAG; WIDTH], passed: 0, addresses: [u32::MAX; WIDTH] };
+
+    /// A mask with a bit for each place whose tag is `tag`.
+    #[inline]
+    fn matches(&self, tag: u8) -> u32 {
+        let mut mask = 0;
+        for (place, other) in self.tags.iter().enumerate() {
+            mask |= u32::from(*other == tag) << place;
+        }
+        mask
+    }
+}
+
+/// The places of a mask, lowest first.
+fn places(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = (mask != 0).then(|| mask.trailing_zeros() as usize);
+        mask &= mask.wrapping_sub(1);
+        place
+    })
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    chunks: Vec<Chunk>,
+    len: usize,
+}
+
+/// A chunk and a place in it.
+type Place = (usize, usize);
+
+impl Part {
+    fn with_room_for(keys: usize) -> Self {
+        let chunks = (keys * 100).div_ceil(KEYS_PER_HUNDRED_CHUNKS_BUILT);
+        Part { chunks: vec![Chunk::EMPTY; chunks], len: 0 }
+    }
+
+    /// The chunks that a search comes by, in order.
+    #[inline]
+    fn route(&self, hash: KeyHash) -> impl Iterator<Item = usize> + use<> {
+        let count = self.chunks.len();
+        let home = hash.home(count);
+        (home..count).chain(0..home)
+    }
+
+    /// The first place with the key's tag for which `is_it` holds.
+    #[inline]
+    fn find(&self, hash: KeyHash, mut is_it: impl FnMut(Address) -> bool) -> Option<Place> {
+        for chunk_number in self.route(hash) {
+            let chunk = &self.chunks[chunk_number];
+            for place in places(chunk.matches(hash.tag())) {
+                if is_it(Address::from_bits(chunk.addresses[place])) {
+                    return Some((chunk_number, place));
+                }
+            }
+            if chunk.passed == 0 {
+                return None;
             }
         }
-        Some(table)
+        None
+    }
+
+    /// Adds a key, for which there is room.
+    fn insert(&mut self, hash: KeyHash, address: Address) {
+        for chunk_number in self.route(hash) {
+            let chunk = &mut self.chunks[chunk_number];
+            if let Some(place) = places(chunk.matches(NO_TAG)).next() {
+                chunk.tags[place] = hash.tag();
+                chunk.addresses[place] = address.bits();
+                self.len += 1;
+                return;
+            }
+            chunk.passed = chunk.passed.saturating_add(1);
+        }
+        unreachable!("a part grows before it is full");
+    }
+
+    fn remove(&mut self, hash: KeyHash, (at, place): Place) {
+        let home = hash.home(self.chunks.len());
+        let count = self.chunks.len();
+        let mut passed = home;
+        while passed != at {
+            let chunk = &mut self.chunks[passed];
+            if chunk.passed != UNCOUNTED {
+                chunk.passed -= 1;
+            }
+            passed = if passed + 1 == count { 0 } else { passed + 1 };
+        }
+        self.chunks[at].tags[place] = NO_TAG;
+        self.len -= 1;
+    }
+
+    /// Moves all keys to a part of another size.
+    #[cold]
+    fn resize(&mut self, chunks: usize, hash_of: impl Fn(Address) -> KeyHash) {
+        let resized = Part { chunks: vec![Chunk::EMPTY; chunks], len: 0 };
+        let former = std::mem::replace(self, resized);
+        for chunk in &former.chunks {
+            for place in 0..WIDTH {
+                if chunk.tags[place] != NO_TAG {
+                    let address = Address::from_bits(chunk.addresses[place]);
+                    self.insert(hash_of(address), address);
+                }
+            }
+        }
     }
 }
 
-/// Finds slots by key.
+/// Finds entries by key.
+#[derive(Debug)]
 pub(super) struct Table {
-    parts: Vec<HashTable<Place>>,
-    hasher: RandomState,
+    parts: Vec<Part>,
     len: usize,
 }
 
 impl Table {
     /// An empty table.
-    pub fn new(hash_seed: u64) -> Self {
-        let [first, second, third, fourth] =
-            [1u64, 2, 3, 4].map(|word| super::digest::absorb(hash_seed, [word]));
-        Table {
-            parts: (0..1 << PART_BITS).map(|_| HashTable::new()).collect(),
-            hasher: RandomState::with_seeds(first, second, third, fourth),
-            len: 0,
-        }
+    pub fn new() -> Self {
+        Table { parts: (0..1 << PART_BITS).map(|_| Part::default()).collect(), len: 0 }
     }
 
     /// Number of keys.
@@ -112,48 +233,224 @@ impl Table {
         self.len
     }
 
-    /// The hash of a key.
+    /// The entry of the key with this hash for which `is_it` holds.
     #[inline]
-    pub fn hash(&self, key: &[u8]) -> KeyHash {
-        KeyHash(self.hasher.hash_one(key) as u32)
+    pub fn find(&self, hash: KeyHash, is_it: impl Fn(Address) -> bool) -> Option<Address> {
+        let part = &self.parts[hash.part()];
+        let (chunk, place) = part.find(hash, is_it)?;
+        Some(Address::from_bits(part.chunks[chunk].addresses[place]))
     }
 
-    /// The slot of `key`.
+    /// The entry that a key with this hash most likely has: no key is compared.
     #[inline]
-    pub fn find(&self, slab: &Slab, hash: KeyHash, key: &[u8]) -> Option<u32> {
-        let is_it = |place: &Place| place.hash == hash && slab[place.slot].key() == key;
-        self.parts[hash.part()].find(hash.spread(), is_it).map(|place| place.slot)
+    pub fn candidate(&self, hash: KeyHash) -> Option<Address> {
+        self.find(hash, |_| true)
     }
 
-    /// The slot that a key with this hash most likely has: no key is compared.
-    #[inline]
-    pub fn candidate(&self, hash: KeyHash) -> Option<u32> {
-        self.parts[hash.part()].find(hash.spread(), |place| place.hash == hash).map(|p| p.slot)
+    /// The entry whose key has this name; nothing if there are two.
+    pub fn named(&self, name: KeyName, hash_of: impl Fn(Address) -> KeyHash) -> Option<Address> {
+        let mut found = None;
+        let mut count = 0;
+        self.parts[name.hash().part()].find(name.hash(), |address| {
+            if hash_of(address).name() == name {
+                found = Some(address);
+                count += 1;
+            }
+            false
+        });
+        found.filter(|_| count == 1)
     }
 
-    /// Adds a key that is not in the table.
-    pub fn insert(&mut self, hash: KeyHash, slot: u32) {
-        let place = Place { slot, hash };
-        self.parts[hash.part()].insert_unique(hash.spread(), place, |place| place.hash.spread());
+    /// Adds a key that is not in the table. `hash_of` gives the hashes of those that are.
+    pub fn insert(
+        &mut self,
+        hash: KeyHash,
+        address: Address,
+        hash_of: impl Fn(Address) -> KeyHash,
+    ) {
+        let part = &mut self.parts[hash.part()];
+        let chunks = part.chunks.len();
+        if (part.len + 1) * 100 > chunks * KEYS_PER_HUNDRED_CHUNKS_MAX {
+            part.resize(chunks + (chunks / 5).max(1), hash_of);
+        }
+        part.insert(hash, address);
         self.len += 1;
     }
 
-    /// Removes the key that stands in `slot`.
-    pub fn remove(&mut self, hash: KeyHash, slot: u32) {
-        let found = self.parts[hash.part()].find_entry(hash.spread(), |place| place.slot == slot);
-        let removed = found.map(|entry| entry.remove()).is_ok();
-        assert!(removed, "the entry in slot {slot} is not in the table");
+    /// Removes the key whose entry is at `address`.
+    pub fn remove(
+        &mut self,
+        hash: KeyHash,
+        address: Address,
+        hash_of: impl Fn(Address) -> KeyHash,
+    ) {
+        let part = &mut self.parts[hash.part()];
+        let place = part.find(hash, |other| other == address);
+        part.remove(hash, place.expect("an entry's key is in the table"));
         self.len -= 1;
+        let chunks = part.chunks.len();
+        if part.len * 100 < chunks * KEYS_PER_HUNDRED_CHUNKS_MIN && chunks > 1 {
+            part.resize((part.len * 100).div_ceil(KEYS_PER_HUNDRED_CHUNKS_BUILT).max(1), hash_of);
+        }
     }
 
-    /// Removes all keys and gives the memory back.
-    pub fn clear(&mut self) {
-        self.parts.iter_mut().for_each(|part| *part = HashTable::new());
-        self.len = 0;
+    /// Lets a key lead to another address.
+    pub fn replace(&mut self, hash: KeyHash, old: Address, new: Address) {
+        let part = &mut self.parts[hash.part()];
+        let found = part.find(hash, |other| other == old);
+        let (chunk, place) = found.expect("an entry's key is in the table");
+        part.chunks[chunk].addresses[place] = new.bits();
     }
 
-    /// Checks that the table holds `len` places, for tests.
-    pub fn check_len(&self) {
-        assert_eq!(self.parts.iter().map(HashTable::len).sum::<usize>(), self.len);
+    /// Gives the memory of up to `count_max` parts back, for a table that is not needed any more.
+    /// Returns how many.
+    pub fn tear_down(&mut self, count_max: usize) -> usize {
+        let count = count_max.min(self.parts.len());
+        self.parts.truncate(self.parts.len() - count);
+        count
+    }
+
+    /// Counts the keys anew, for tests.
+    pub fn check(&self, hash_of: impl Fn(Address) -> KeyHash) {
+        let mut len = 0;
+        for part in &self.parts {
+            let mut passed = vec![0_u32; part.chunks.len()];
+            for (number, chunk) in part.chunks.iter().enumerate() {
+                for place in (0..WIDTH).filter(|place| chunk.tags[*place] != NO_TAG) {
+                    let hash = hash_of(Address::from_bits(chunk.addresses[place]));
+                    assert_eq!(hash.tag(), chunk.tags[place]);
+                    part.route(hash).take_while(|at| *at != number).for_each(|at| passed[at] += 1);
+                    len += 1;
+                }
+            }
+            for (chunk, passed) in part.chunks.iter().zip(passed) {
+                assert!(chunk.passed == UNCOUNTED || u32::from(chunk.passed) == passed);
+            }
+        }
+        assert_eq!(len, self.len);
+        assert_eq!(self.parts.iter().map(|part| part.len).sum::<usize>(), self.len);
+    }
+}
+
+/// Collects keys for a table that is built at once: part by part, so that the part that is filled
+/// stays in the caches.
+pub(super) struct TableBuilder {
+    parts: Vec<Vec<(KeyHash, Address)>>,
+}
+
+impl TableBuilder {
+    /// Without keys, but with room for about `keys` of them.
+    pub fn new(keys: usize) -> Self {
+        let keys_per_part = keys >> PART_BITS;
+        let parts = (0..1 << PART_BITS).map(|_| Vec::with_capacity(keys_per_part)).collect();
+        TableBuilder { parts }
+    }
+
+    /// Adds a key.
+    #[inline]
+    pub fn push(&mut self, hash: KeyHash, address: Address) {
+        self.parts[hash.part()].push((hash, address));
+    }
+
+    /// The table, or nothing if a key occurs twice, which `is_same` tells of two entries.
+    pub fn build(self, is_same: impl Fn(Address, Address) -> bool) -> Option<Table> {
+        let mut table = Table::new();
+        for (part, keys) in table.parts.iter_mut().zip(self.parts) {
+            *part = Part::with_room_for(keys.len());
+            table.len += keys.len();
+            for (hash, address) in keys {
+                if part.find(hash, |other| is_same(other, address)).is_some() {
+                    return None;
+                }
+                part.insert(hash, address);
+            }
+        }
+        Some(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash_of(address: Address) -> KeyHash {
+        KeyHash::of(&address.bits().to_le_bytes(), 7)
+    }
+
+    #[test]
+    fn it_finds_what_is_there_and_nothing_else_while_it_grows_and_shrinks() {
+        let mut table = Table::new();
+        let count = 60_000;
+        for round in 0..2 {
+            for number in 0..count {
+                let address = Address::from_bits(number);
+                table.insert(hash_of(address), address, hash_of);
+            }
+            table.check(hash_of);
+            for number in 0..2 * count {
+                let address = Address::from_bits(number);
+                let found = table.find(hash_of(address), |other| other == address);
+                assert_eq!(found, (number < count).then_some(address), "round {round}");
+                assert_eq!(table.named(hash_of(address).name(), hash_of), found);
+            }
+            for number in (0..count).rev() {
+                let address = Address::from_bits(number);
+                table.remove(hash_of(address), address, hash_of);
+            }
+            table.check(hash_of);
+            let chunks: usize = table.parts.iter().map(|part| part.chunks.len()).sum();
+            assert!(chunks <= table.parts.len(), "{chunks} chunks without keys");
+        }
+    }
+
+    #[test]
+    fn a_large_table_takes_seven_bytes_per_key_or_less() {
+        let mut table = Table::new();
+        let mut next = 0;
+        for count in [200_000, 300_000, 500_000, 1_000_000] {
+            while next < count {
+                let address = Address::from_bits(next);
+                table.insert(hash_of(address), address, hash_of);
+                next += 1;
+            }
+            let chunks: usize = table.parts.iter().map(|part| part.chunks.len()).sum();
+            let bytes = chunks * size_of::<Chunk>();
+            assert!(bytes <= 8 * count as usize, "{bytes} bytes for {count} keys");
+        }
+    }
+
+    #[test]
+    fn keys_with_one_hash_are_all_found_and_have_no_name() {
+        let same = |_: Address| KeyHash(0x1234_5678_9abc_def0);
+        let mut table = Table::new();
+        for number in 0..700 {
+            table.insert(same(Address::NONE), Address::from_bits(number), same);
+        }
+        for number in 0..700 {
+            let address = Address::from_bits(number);
+            assert_eq!(table.find(same(address), |other| other == address), Some(address));
+        }
+        assert_eq!(table.named(same(Address::NONE).name(), same), None);
+        for number in 0..699 {
+            table.remove(same(Address::NONE), Address::from_bits(number), same);
+        }
+        assert_eq!(table.named(same(Address::NONE).name(), same), Some(Address::from_bits(699)));
+    }
+
+    #[test]
+    fn a_table_is_built_at_once_unless_a_key_is_there_twice() {
+        for twice in [false, true] {
+            let mut builder = TableBuilder::new(10_000);
+            for number in (0..10_000).chain(twice.then_some(77)) {
+                let address = Address::from_bits(number);
+                builder.push(hash_of(address), address);
+            }
+            let table = builder.build(|one, other| one == other);
+            assert_eq!(table.is_none(), twice);
+            if let Some(table) = table {
+                table.check(hash_of);
+                assert_eq!(table.len(), 10_000);
+            }
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! Touches: reads on their way into the order of use.
 //!
-//! A read moves nothing where it happens, or the replicas would part. It leaves a touch: the slot
-//! that it hit and a check of what it found there. Touches travel to the leader, which adds them to
-//! the next log entry, and applying that entry moves the slots, on every replica alike.
+//! A read moves nothing where it happens, or the replicas would part. It leaves a touch: the name
+//! of the key that it hit, which is 48 bits of its hash. Touches travel to the leader, which adds
+//! them to the next log entry, and applying that entry counts as a use, on every replica alike.
 //!
-//! An entry is touched at most once per interval of shard time. That needs no mark in the entry:
-//! what was used within the interval has a greater recency number than any that was given out
-//! before it, and a few samples of (stamp, next number) tell which those are. What is gathered and
-//! not yet applied is remembered apart, for an eighth of an interval: a touch too many does no
-//! harm.
+//! An entry is touched at most once per interval of shard time. To tell when an entry was used last
+//! takes two bytes of it: uses are counted in generations, a new one whenever a sixteenth of the
+//! entries was used or an eighth of an interval has gone by, and a few samples of (stamp,
+//! generation) tell which are an interval old. An entry that was not used for 65,536 generations
+//! may pass for a fresh one and is touched a little later. What is gathered and not yet applied is
+//! remembered apart, for an eighth of an interval: a touch too many does no harm.
 //!
 //! Where entries are evicted sooner than an interval goes by, the interval is too long: there an
 //! entry is touched as soon as it is not among the newest eighth any more.
@@ -23,51 +24,25 @@ use std::collections::VecDeque;
 
 use hashbrown::HashSet;
 
-use crate::ids::{Millis, Version};
+use super::table::KeyName;
+use crate::ids::Millis;
 
 /// Touches that wait for a log entry, or for a message to the leader, at most.
 const GATHERED_MAX: usize = 8_192;
 /// Samples within an interval: the resolution with which it is kept.
 const SAMPLES: u64 = 8;
-/// Bytes of an encoded touch: slot (4), check (2), little-endian.
-pub const TOUCH_BYTES: usize = 6;
+/// Generations in which each entry is used once, on the average.
+const GENERATIONS: u64 = 16;
+/// The first generation: what a restored store holds, whose use nobody knows, has number 0 and is
+/// old.
+const FIRST_GENERATION: u64 = 1 << 15;
+/// Bytes of an encoded touch.
+pub const TOUCH_BYTES: usize = KeyName::BYTES;
 
-/// A read's trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Touch {
-    pub slot: u32,
-    check: u16,
-}
-
-impl Touch {
-    /// A touch of the entry in `slot` that has this version.
-    pub fn new(slot: u32, version: Version) -> Self {
-        Touch { slot, check: check(version) }
-    }
-
-    /// Whether it means the entry with this version. Another one that has come into the slot since
-    /// is mistaken for it once in 65,536 times, by all replicas alike.
-    pub fn means(self, version: Version) -> bool {
-        self.check == check(version)
-    }
-
-    /// The touches that `bytes` hold. A rest that is none is passed over.
-    pub fn decode_all(bytes: &[u8]) -> impl Iterator<Item = Touch> + '_ {
-        let (touches, _) = bytes.as_chunks::<TOUCH_BYTES>();
-        touches.iter().map(|&[a, b, c, d, low, high]| Touch {
-            slot: u32::from_le_bytes([a, b, c, d]),
-            check: u16::from_le_bytes([low, high]),
-        })
-    }
-
-    fn encode(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.slot.to_le_bytes());
-        out.extend_from_slice(&self.check.to_le_bytes());
-    }
-}
-
-fn check(Version(version): Version) -> u16 {
-    (version ^ version >> 16 ^ version >> 32 ^ version >> 48) as u16
+/// The names that `bytes` hold. A rest that is none is passed over.
+pub(super) fn decode_all(bytes: &[u8]) -> impl Iterator<Item = KeyName> + '_ {
+    let (touches, _) = bytes.as_chunks::<TOUCH_BYTES>();
+    touches.iter().map(|touch| KeyName::from_bytes(*touch))
 }
 
 /// The touches of one replica that are not proposed yet.
@@ -75,13 +50,17 @@ fn check(Version(version): Version) -> u16 {
 pub(super) struct Touches {
     /// In milliseconds of shard time; zero if reads leave no touches.
     interval: u64,
-    /// The next recency number as of some stamps within the interval, oldest first.
+    /// The generation that a use now belongs to.
+    generation: u64,
+    /// Uses in it.
+    uses: u64,
+    /// Generations that began at some stamps within the interval, oldest first.
     samples: VecDeque<(u64, u64)>,
-    /// Entries with a lower recency number were not used for an interval.
+    /// Entries of earlier generations were not used for an interval.
     horizon: u64,
-    gathered: VecDeque<Touch>,
-    /// Slots with a touch that was gathered since `marked_since`.
-    marked: HashSet<u32, ahash::RandomState>,
+    gathered: VecDeque<KeyName>,
+    /// Keys with a touch that was gathered since `marked_since`.
+    marked: HashSet<KeyName, ahash::RandomState>,
     /// In shard time.
     marked_since: u64,
 }
@@ -91,20 +70,21 @@ impl Touches {
     pub fn new(interval: Millis) -> Self {
         Touches {
             interval: interval.0,
+            generation: FIRST_GENERATION,
+            uses: 0,
             samples: VecDeque::new(),
             horizon: 0,
             gathered: VecDeque::new(),
-            // Slot numbers are nobody's choice, so any seeds do.
+            // Names are hashes under a secret already, so any seeds do.
             marked: HashSet::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             marked_since: 0,
         }
     }
 
     /// Makes `now`, in shard time, the point that an interval is counted back from. `applied` is
-    /// the stamp that was applied last, and `next_number` the recency number that comes next:
-    /// whatever has a lower one was used by then.
+    /// the stamp that was applied last.
     #[inline]
-    pub fn turn_to(&mut self, now: Millis, applied: Millis, next_number: u64) {
+    pub fn turn_to(&mut self, now: Millis, applied: Millis) {
         if self.interval == 0 {
             return;
         }
@@ -114,35 +94,63 @@ impl Touches {
             self.marked.clear();
         }
         if applied.0.saturating_add(self.interval) <= now.0 {
-            self.horizon = next_number;
+            self.begin_generation();
+            self.horizon = self.generation;
             self.samples.clear();
             return;
         }
         if self.samples.back().is_none_or(|&(last, _)| last + step <= applied.0) {
-            self.samples.push_back((applied.0, next_number));
+            self.begin_generation();
+            self.samples.push_back((applied.0, self.generation));
         }
-        while let Some(&(stamp, number)) = self.samples.front()
+        while let Some(&(stamp, generation)) = self.samples.front()
             && stamp.saturating_add(self.interval) <= now.0
         {
-            self.horizon = number;
+            self.horizon = generation;
             self.samples.pop_front();
         }
     }
 
-    /// Notes a hit on the entry in `slot`, unless it was used lately: within the interval, and not
-    /// before what has the recency number `fresh_from`.
+    /// Counts a use, and returns what an entry that is used keeps of it. `keys` is the number of
+    /// entries.
     #[inline]
-    pub fn note(&mut self, slot: u32, version: Version, recency: u64, fresh_from: u64) {
-        if recency < self.horizon.max(fresh_from) {
-            self.add(Touch::new(slot, version));
+    pub fn use_one(&mut self, keys: u64) -> u16 {
+        let used = self.generation as u16;
+        self.uses += 1;
+        if self.uses * GENERATIONS >= keys {
+            self.begin_generation();
+        }
+        used
+    }
+
+    fn begin_generation(&mut self) {
+        if self.uses > 0 {
+            self.generation += 1;
+            self.uses = 0;
         }
     }
 
-    /// Adds a touch, unless the slot has one or there are too many.
-    pub fn add(&mut self, touch: Touch) {
-        if self.interval > 0 && self.gathered.len() < GATHERED_MAX && self.marked.insert(touch.slot)
-        {
-            self.gathered.push_back(touch);
+    /// The generation of an entry's last use.
+    #[inline]
+    fn generation_of(&self, used: u16) -> u64 {
+        let age = (self.generation as u16).wrapping_sub(used);
+        self.generation.saturating_sub(u64::from(age))
+    }
+
+    /// Whether an entry was used so lately that a touch of it is not worth its bytes: within the
+    /// interval, and among the newest eighth if the use of the `oldest` is given.
+    #[inline]
+    pub fn is_fresh(&self, used: u16, oldest: Option<u16>) -> bool {
+        let newest_eighth = oldest.map_or(0, |oldest| {
+            self.generation - (self.generation - self.generation_of(oldest)) / 8
+        });
+        self.generation_of(used) >= self.horizon.max(newest_eighth)
+    }
+
+    /// Adds a touch, unless the key has one or there are too many.
+    pub fn add(&mut self, name: KeyName) {
+        if self.interval > 0 && self.gathered.len() < GATHERED_MAX && self.marked.insert(name) {
+            self.gathered.push_back(name);
         }
     }
 
@@ -155,7 +163,7 @@ impl Touches {
     pub fn take(&mut self, count_max: usize, out: &mut Vec<u8>) -> usize {
         let count = count_max.min(self.gathered.len());
         for touch in self.gathered.drain(..count) {
-            touch.encode(out);
+            out.extend_from_slice(&touch.to_bytes());
         }
         count
     }
@@ -165,95 +173,95 @@ impl Touches {
 mod tests {
     use super::*;
 
-    fn taken(touches: &mut Touches) -> Vec<u32> {
+    fn name(number: u8) -> KeyName {
+        KeyName::from_bytes([number, 0, 0, 0, 0, 0])
+    }
+
+    fn taken(touches: &mut Touches) -> Vec<KeyName> {
         let mut bytes = Vec::new();
         let count = touches.take(usize::MAX, &mut bytes);
-        let slots: Vec<u32> = Touch::decode_all(&bytes).map(|touch| touch.slot).collect();
-        assert_eq!(slots.len(), count);
-        slots
+        let names: Vec<KeyName> = decode_all(&bytes).collect();
+        assert_eq!(names.len(), count);
+        names
     }
 
-    /// Which of these recency numbers are touched now.
-    fn touched(touches: &mut Touches, numbers: &[u64]) -> Vec<u32> {
-        touches.marked.clear();
-        numbers.iter().for_each(|&number| touches.note(number as u32, Version(1), number, 0));
-        taken(touches)
-    }
+    /// More keys than uses, so that only time makes generations.
+    const MANY: u64 = 1 << 40;
 
     #[test]
-    fn an_entry_that_was_used_within_the_interval_is_not_touched() {
+    fn an_entry_is_fresh_for_an_interval_of_shard_time() {
         let mut touches = Touches::new(Millis(800));
-        // The numbers below 10 were given out up to 1,000, those below 20 up to 1,100.
-        touches.turn_to(Millis(1_000), Millis(1_000), 10);
-        touches.turn_to(Millis(1_100), Millis(1_100), 20);
-        for (now, expected) in [(1_799, vec![]), (1_800, vec![9]), (1_899, vec![9])] {
-            touches.turn_to(Millis(now), Millis(1_150), 21);
-            assert_eq!(touched(&mut touches, &[9, 10, 19, 20]), expected, "at {now}");
+        touches.turn_to(Millis(1_000), Millis(1_000));
+        let first = touches.use_one(MANY);
+        touches.turn_to(Millis(1_100), Millis(1_100));
+        let second = touches.use_one(MANY);
+        for (now, expected) in
+            [(1_799, (true, true)), (1_899, (true, true)), (1_900, (false, true))]
+        {
+            touches.turn_to(Millis(now), Millis(1_150));
+            let fresh = (touches.is_fresh(first, None), touches.is_fresh(second, None));
+            assert_eq!(fresh, expected, "at {now}");
         }
-        touches.turn_to(Millis(1_900), Millis(1_150), 21);
-        assert_eq!(touched(&mut touches, &[19, 20]), [19]);
+        touches.turn_to(Millis(1_950), Millis(1_150));
+        assert!(!touches.is_fresh(second, None), "nothing was applied for an interval");
     }
 
     #[test]
-    fn an_entry_that_is_not_among_the_newest_is_touched_within_the_interval() {
+    fn an_entry_that_is_not_among_the_newest_eighth_is_not_fresh_if_that_counts() {
         let mut touches = Touches::new(Millis(800));
-        touches.turn_to(Millis(1_000), Millis(1_000), 10);
-        touches.note(3, Version(1), 3, 4);
-        touches.note(4, Version(1), 4, 4);
-        assert_eq!(taken(&mut touches), [3]);
+        touches.turn_to(Millis(1_000), Millis(1_000));
+        let used: Vec<u16> = (0..160).map(|_| touches.use_one(160)).collect();
+        let oldest = used.first().copied();
+        assert!(used.iter().all(|used| touches.is_fresh(*used, None)));
+        let fresh = used.iter().filter(|used| touches.is_fresh(**used, oldest)).count();
+        assert_eq!(fresh, 160 / 8);
     }
 
     #[test]
-    fn time_goes_on_where_nothing_is_written() {
+    fn what_came_from_a_snapshot_is_old() {
         let mut touches = Touches::new(Millis(800));
-        touches.turn_to(Millis(1_000), Millis(1_000), 10);
-        touches.turn_to(Millis(1_799), Millis(1_000), 12);
-        assert_eq!(touched(&mut touches, &[11]), [0; 0]);
-        touches.turn_to(Millis(1_800), Millis(1_000), 12);
-        assert_eq!(touched(&mut touches, &[11]), [11]);
+        touches.turn_to(Millis(1_000), Millis(1_000));
+        assert!(touches.is_fresh(0, None), "no interval has gone by yet");
+        touches.turn_to(Millis(1_800), Millis(1_000));
+        assert!(!touches.is_fresh(0, None));
     }
 
     #[test]
-    fn a_slot_is_touched_once_in_an_eighth_of_the_interval() {
+    fn a_key_is_touched_once_in_an_eighth_of_the_interval() {
         let mut touches = Touches::new(Millis(80));
         for _ in 0..3 {
-            touches.add(Touch::new(7, Version(1)));
+            touches.add(name(7));
         }
-        assert_eq!(taken(&mut touches), [7]);
-        touches.add(Touch::new(7, Version(1)));
-        assert_eq!(taken(&mut touches), [0; 0]);
-        touches.turn_to(Millis(10), Millis(0), 1);
-        touches.add(Touch::new(7, Version(1)));
-        assert_eq!(taken(&mut touches), [7]);
+        assert_eq!(taken(&mut touches), [name(7)]);
+        touches.add(name(7));
+        assert_eq!(taken(&mut touches), []);
+        touches.turn_to(Millis(10), Millis(0));
+        touches.add(name(7));
+        assert_eq!(taken(&mut touches), [name(7)]);
     }
 
     #[test]
     fn what_waits_is_bounded_and_comes_out_in_order() {
         let mut touches = Touches::new(Millis(80));
-        for slot in 0..2 * GATHERED_MAX as u32 {
-            touches.add(Touch::new(slot, Version(1)));
-        }
+        let names = || {
+            (0..=u16::MAX).map(|number| {
+                let [low, high] = number.to_le_bytes();
+                KeyName::from_bytes([low, high, 0, 0, 0, 0])
+            })
+        };
+        names().for_each(|name| touches.add(name));
         assert_eq!(touches.len(), GATHERED_MAX);
         let mut bytes = Vec::new();
         assert_eq!(touches.take(2, &mut bytes), 2);
         assert_eq!(bytes.len(), 2 * TOUCH_BYTES);
-        assert!(taken(&mut touches).into_iter().eq(2..GATHERED_MAX as u32));
+        assert!(taken(&mut touches).into_iter().eq(names().take(GATHERED_MAX).skip(2)));
     }
 
     #[test]
     fn without_an_interval_nothing_is_noted() {
         let mut touches = Touches::new(Millis(0));
-        touches.turn_to(Millis(100_000), Millis(10), 5);
-        touches.note(1, Version(1), 1, 9);
-        touches.add(Touch::new(1, Version(1)));
+        touches.turn_to(Millis(100_000), Millis(10));
+        touches.add(name(1));
         assert_eq!(touches.len(), 0);
-    }
-
-    #[test]
-    fn another_version_is_not_meant() {
-        let touch = Touch::new(3, Version(0x0001_0000_0000_1000));
-        assert!(touch.means(Version(0x0001_0000_0000_1000)));
-        assert!(!touch.means(Version(0x0001_0000_0000_1001)));
-        assert!(!touch.means(Version(0x0002_0000_0000_1000)));
     }
 }

@@ -1,16 +1,16 @@
 //! Touching the memory that the next commands will need, before they need it.
 //!
 //! A store larger than the processor's caches misses them several times per command: in the table,
-//! in the slot, in the entry's bytes, in the slot's neighbours of the recency list. Each miss
+//! in the entry, in the entry's neighbours. Each miss
 //! depends on the one before, but those of different commands do not depend on each other. Walking
 //! a batch of commands level by level lets the processor wait for many of them at once; on a
 //! working set of a hundred thousand keys this takes off about a third of the time of applying.
 //!
-//! It changes nothing, and finding the wrong slot (the hash alone decides here) costs nothing but
+//! It changes nothing, and finding the wrong entry (the hash alone decides here) costs nothing but
 //! time.
 
 use super::Store;
-use super::slab::NONE;
+use super::arena::Address;
 
 /// Commands walked through at once. More would push the first ones out of the nearest cache.
 pub const WARM_COMMANDS_MAX: usize = 32;
@@ -19,25 +19,23 @@ impl Store {
     /// Brings what the commands on `keys` will need into the caches; at most
     /// [`WARM_COMMANDS_MAX`] of them.
     pub fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
-        let mut slots = [NONE; WARM_COMMANDS_MAX];
+        let mut found = [Address::NONE; WARM_COMMANDS_MAX];
         let mut count = 0;
         for key in keys.take(WARM_COMMANDS_MAX) {
-            if let Some(slot) = self.table.candidate(self.table.hash(key)) {
-                slots[count] = slot;
+            if let Some(address) = self.table.candidate(self.hash(key)) {
+                found[count] = address;
                 count += 1;
             }
         }
-        let slots = &slots[..count];
+        let found = &found[..count];
         let mut sum = 0_u64;
-        for &slot in slots {
-            sum = sum.wrapping_add(self.slab[slot].recency);
+        for &address in found {
+            sum = sum.wrapping_add(u64::from(self.entries.first_byte(address)));
         }
-        for &slot in slots {
-            let entry = &self.slab[slot];
-            sum = sum.wrapping_add(u64::from(entry.first_byte()));
-            for neighbour in [entry.older, entry.newer] {
-                if neighbour != NONE {
-                    sum = sum.wrapping_add(self.slab[neighbour].recency);
+        for &address in found {
+            for neighbour in [self.entries.older(address), self.entries.newer(address)] {
+                if neighbour.is_some() {
+                    sum = sum.wrapping_add(u64::from(self.entries.first_byte(neighbour)));
                 }
             }
         }

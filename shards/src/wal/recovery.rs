@@ -22,7 +22,6 @@ use crate::ids::{Formation, Index, ShardId, Term, Version};
 use crate::raft_log::FORMATION;
 use crate::reader::Reader;
 use crate::store::{Answer, Restorer, SnapshotProgress, Store, StoreSettings};
-use crate::upkeep;
 
 /// A segment as it was found.
 #[derive(Clone, Copy, Debug)]
@@ -328,15 +327,11 @@ impl<'a> ShardLog<'a> {
     }
 
     /// Builds the replica.
-    fn restore(
-        &self,
-        shard: ShardId,
-        config: &CoreConfig,
-    ) -> Result<Option<RecoveredReplica>, String> {
+    fn restore(&self, config: &CoreConfig) -> Result<Option<RecoveredReplica>, String> {
         let Some(record) = self.record.clone() else {
             return Err("it has records, but no replica".into());
         };
-        let settings = StoreSettings::of(config, shard);
+        let settings = StoreSettings::of(config);
         let (applied, conf_state, store) = match (&self.checkpoint, &record.stage) {
             (Some(checkpoint), _) => {
                 let store = restore_store(&checkpoint.chunks, settings)?;
@@ -424,7 +419,7 @@ impl RecoveredReplica {
     fn replay_commands(&mut self, epoch: u64, entry: &EntryRef<'_>) -> Result<(), String> {
         let reader = EntryReader::new(entry.data)
             .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
-        upkeep::begin_entry(&mut self.store, reader.stamp(), &reader);
+        self.store.begin_entry(reader.opening());
         for (ordinal, command) in reader.commands().enumerate() {
             let version = Version::new(epoch, Index(entry.index), ordinal);
             self.store.apply(version, &command, Answer::Unwanted);
@@ -490,7 +485,7 @@ impl Log<'_> {
     pub fn restore(&self, config: &CoreConfig) -> Result<Recovered, ReadError> {
         let mut replicas = BTreeMap::new();
         for (&shard, known) in &self.shards {
-            match known.restore(shard, config) {
+            match known.restore(config) {
                 Ok(Some(replica)) => {
                     replicas.insert(shard, replica);
                 }

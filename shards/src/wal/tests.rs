@@ -12,6 +12,7 @@ use crate::contract::{CoreConfig, DiskOperation, Durability, ReadMode};
 use crate::entry::EntryBuilder;
 use crate::ids::{Formation, Index, Millis, Nanos, ReplicaId, ShardId, Term};
 use crate::placement::Placement;
+use crate::store::Opening;
 
 const IDENTITY: LogIdentity =
     LogIdentity { cluster: 7, node: NodeId(1), layout: 1, core: CoreIndex(0) };
@@ -24,6 +25,7 @@ fn config() -> CoreConfig {
         cores: 1,
         placement: Placement::new(vec![NodeId(1), NodeId(2), NodeId(3)], 4).expect("a layout"),
         shard_bytes_max: 1 << 20,
+        eviction: crate::ids::Eviction::Lru,
         value_bytes_max: 1 << 16,
         durability: Durability::Fsync,
         reads: ReadMode::Quorum,
@@ -33,6 +35,7 @@ fn config() -> CoreConfig {
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
         touch_interval: Millis(5_000),
+        scrub_bytes_per_second: 8 << 20,
         parked_bytes_max: 1 << 20,
         seed: 1,
     }
@@ -89,7 +92,7 @@ fn entry(index: u64, term: u64, random: &mut Dice) -> Entry {
     let mut encoded = Vec::new();
     command.encode(&mut encoded);
     builder.push(&encoded);
-    Entry { index, term, data: builder.finish(Millis(index * 10), &[]), ..Entry::default() }
+    Entry { index, term, data: builder.finish(Opening::at(Millis(index * 10))), ..Entry::default() }
 }
 
 /// A small generator of numbers: enough to mix schedules.
@@ -124,10 +127,10 @@ impl Expected {
         assert!(applied >= self.hard_state.commit.max(1));
         let behind: Vec<_> = self.entries.iter().filter(|e| e.index > applied).cloned().collect();
         assert_eq!(replica.entries, behind);
-        let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config(), shard));
+        let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config()));
         for entry in self.entries.iter().filter(|e| e.index <= applied) {
             let reader = crate::entry::EntryReader::new(&entry.data).expect("an entry");
-            crate::upkeep::begin_entry(&mut store, reader.stamp(), &reader);
+            store.begin_entry(reader.opening());
             for (ordinal, command) in reader.commands().enumerate() {
                 let version = crate::ids::Version::new(3, Index(entry.index), ordinal);
                 store.apply(version, &command, crate::store::Answer::Unwanted);
@@ -222,10 +225,10 @@ impl Play {
             conf_state: ConfState { voters: vec![11, 12, 13], ..ConfState::default() },
             hard_state: expected.hard_state.clone(),
         };
-        let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config(), id));
+        let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config()));
         for entry in expected.entries.iter().filter(|entry| entry.index <= commit) {
             let reader = crate::entry::EntryReader::new(&entry.data).expect("an entry");
-            crate::upkeep::begin_entry(&mut store, reader.stamp(), &reader);
+            store.begin_entry(reader.opening());
             for (ordinal, command) in reader.commands().enumerate() {
                 let version = crate::ids::Version::new(3, Index(entry.index), ordinal);
                 store.apply(version, &command, crate::store::Answer::Unwanted);
@@ -420,7 +423,7 @@ fn a_record_longer_than_a_segment_gets_one_of_its_own() {
     }
     .encode(&mut encoded);
     builder.push(&encoded);
-    long.data = builder.finish(Millis(5), &[]);
+    long.data = builder.finish(Opening::at(Millis(5)));
     writer.entries(ShardId(0), [long.clone()].iter());
     writer.want();
     let operation = writer.next_write().expect("a write");

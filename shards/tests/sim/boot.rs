@@ -44,6 +44,7 @@ impl World {
             cores,
             placement: self.placement.clone(),
             shard_bytes_max: options.shard_bytes_max,
+            eviction: options.eviction,
             value_bytes_max: 1 << 16,
             durability: options.durability,
             reads: options.reads,
@@ -53,6 +54,7 @@ impl World {
             election_ticks: 6,
             request_deadline: Nanos(options.request_deadline),
             touch_interval: options.touch_interval,
+            scrub_bytes_per_second: options.scrub_bytes_per_second,
             parked_bytes_max: options.parked_bytes_max,
             seed: seed ^ u64::from(core.0),
         }

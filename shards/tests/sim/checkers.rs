@@ -10,12 +10,14 @@
 //! - A shard holds no more bytes than it may, and a core holds no more of what is under way than
 //!   its clients can have asked for.
 //! - A core whose log cannot be written says nothing.
+//! - Only replicas whose memory was damaged are taken out of service, and of each shard one at a
+//!   time is rebuilt. What damaged ones hold agrees with nobody.
 //!
 //! What clients see is checked in `workload.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shards::contract::{Event, Role};
+use shards::contract::{Event, Role, ShardStatus};
 use shards::engine::{Core, Held};
 use shards::ids::{Address, Index, NodeId, ShardId, Term};
 
@@ -50,6 +52,18 @@ pub struct Checkers {
     /// The epochs with which the operator let shards go on.
     recovered: BTreeMap<ShardId, u64>,
     violation: Option<String>,
+    /// The nodes with a vote in each shard, by the word of the latest leader.
+    voters: BTreeMap<ShardId, (Term, BTreeSet<NodeId>)>,
+    /// Replicas whose memory was damaged, until they are given up or restored.
+    pub damaged: BTreeSet<(ShardId, Address)>,
+    /// Replicas that were given up and are not voters again.
+    rebuilding: BTreeSet<(ShardId, Address)>,
+    /// Replicas taken out of service, and given up, and how often replicas were found to differ.
+    pub quarantined: u64,
+    /// See `quarantined`.
+    pub given_up: u64,
+    /// See `quarantined`.
+    pub differences: u64,
     /// Bytes that clients can have asked for.
     pub asked_bytes_max: usize,
     /// Offices taken.
@@ -73,6 +87,7 @@ impl Checkers {
     /// Forgets leaders and states: a shard that is formed anew starts from its first term again.
     pub fn forget(&mut self) {
         self.leaders.clear();
+        self.voters.clear();
         self.prints.clear();
         self.entries.clear();
         self.acknowledged.clear();
@@ -83,6 +98,8 @@ impl Checkers {
     pub fn boot(&mut self, node: NodeId) {
         self.applied.retain(|(_, at), _| at.node != node);
         self.failed_disks.retain(|at| at.node != node);
+        self.damaged.retain(|(_, at)| at.node != node);
+        self.rebuilding.retain(|(_, at)| at.node != node);
         self.silent.retain(|at| at.node != node);
     }
 
@@ -120,10 +137,42 @@ impl Checkers {
             Event::ReplicaStopped(shard, reason) => {
                 self.violation(format!("{at} stopped shard {shard}: {reason}"));
             }
-            Event::SnapshotRestored(..) => self.restores += 1,
-            Event::Promoted(..) => self.promotions += 1,
+            Event::SnapshotRestored(shard, _) => {
+                self.restores += 1;
+                self.damaged.remove(&(*shard, at));
+            }
+            Event::Promoted(shard) => {
+                self.promotions += 1;
+                self.rebuilding.remove(&(*shard, at));
+            }
             Event::Joining(shard) => {
                 self.applied.remove(&(*shard, at));
+            }
+            Event::Quarantined(shard, finding) => {
+                self.quarantined += 1;
+                if !self.damaged.contains(&(*shard, at)) {
+                    self.violation(format!("{at} mistrusts its sound shard {shard}: {finding}"));
+                }
+            }
+            Event::GivenUp(shard) => {
+                self.given_up += 1;
+                self.applied.remove(&(*shard, at));
+                self.damaged.remove(&(*shard, at));
+                let is_another =
+                    |(known, other): &&(ShardId, Address)| known == shard && *other != at;
+                if let Some((_, other)) = self.rebuilding.iter().find(is_another) {
+                    let text = format!("{at} and {other} rebuild shard {shard} at the same time");
+                    self.violation(text);
+                }
+                self.rebuilding.insert((*shard, at));
+            }
+            Event::Rebuilt(..) => {}
+            Event::DigestsDiffer(shard, difference) => {
+                self.differences += 1;
+                if !self.damaged.iter().any(|(damaged, _)| damaged == shard) {
+                    let text = format!("{at} sees shard {shard} differ: {difference:?}");
+                    self.violation(text);
+                }
             }
             Event::Formed(shard) => {
                 self.applied.remove(&(*shard, at));
@@ -148,6 +197,7 @@ impl Checkers {
             if status.applied == Index(0) || is_over {
                 continue;
             }
+            self.note_voters(&status);
             if status.applied > status.commit {
                 self.violation(format!("{at} has applied more than is committed: {status:?}"));
             }
@@ -169,7 +219,7 @@ impl Checkers {
             if status.bytes > *most {
                 self.violation(format!("{at} holds too many bytes: {status:?}"));
             }
-            if status.role == Role::Outside {
+            if status.role == Role::Outside || self.damaged.contains(&(shard, at)) {
                 continue;
             }
             let Some(store) = core.store(shard) else { continue };
@@ -182,6 +232,21 @@ impl Checkers {
                 ));
             }
         }
+    }
+
+    fn note_voters(&mut self, status: &ShardStatus) {
+        let term = status.leader.term;
+        let is_news = self.voters.get(&status.shard).is_none_or(|(known, _)| *known <= term);
+        if is_news && !status.replicas.is_empty() {
+            let voters = status.replicas.iter().filter(|replica| replica.role != Role::Learner);
+            let nodes = voters.map(|replica| replica.node).collect();
+            self.voters.insert(status.shard, (term, nodes));
+        }
+    }
+
+    /// Whether `node` has a vote in `shard`, as far as anybody who led it knew.
+    pub fn votes(&self, shard: ShardId, node: NodeId) -> bool {
+        self.voters.get(&shard).is_none_or(|(_, nodes)| nodes.contains(&node))
     }
 
     /// Compares what is applied at `index` with what others have applied there.

@@ -52,7 +52,7 @@ const DEFECTS: [(Defect, Play); 29] = [
     (Defect::IgnoredChecksum, Play::Seeds(damaged)),
     (Defect::OldLayoutReadAgain, Play::Seeds(moving)),
     (Defect::OldIdAfterWipe, Play::Seeds(wiped)),
-    (Defect::FreeSlotsNotRestored, Play::Seeds(evicting_and_crashing)),
+    (Defect::KeySecretNotRestored, Play::Seeds(evicting_and_crashing)),
     (Defect::LruOrderNotRestored, Play::Seeds(evicting_and_crashing)),
     (Defect::FollowerReadsAtOnce, Play::Seeds(reading_from_replicas)),
     (Defect::AnswersWithoutProof, Play::Scenario(scenarios::PAUSED_WITH_A_FOLLOWER)),
@@ -112,7 +112,7 @@ fn wiped(options: Options) -> Options {
 }
 
 fn evicting(options: Options) -> Options {
-    let (keys, shard_bytes_max) = (Keys::Evicted, 2_500);
+    let (keys, shard_bytes_max) = (Keys::Evicted, 900);
     Options { cores: vec![1; 3], keys, shard_bytes_max, keys_per_shard: 18, ..options }
 }
 

@@ -4,7 +4,7 @@
 //! minority of a shard's replicas is without memory. That is what the promises cover.
 
 use shards::command::{Command, Operation, RequestBatch};
-use shards::contract::{AdminCommand, Durability, Role};
+use shards::contract::{AdminCommand, Durability, Health, Role};
 use shards::ids::{Address, CoreIndex, NodeId, ShardId};
 use shards::reply::Token;
 
@@ -39,6 +39,9 @@ pub enum Fault {
     DiskFailure,
     /// An operator changes what a shard may hold.
     Limit,
+    /// A bit of a value flips in some replica's memory.
+    #[cfg(feature = "defects")]
+    Flip,
 }
 
 const FAULTS: [Fault; 12] = [
@@ -69,6 +72,8 @@ impl World {
             Fault::Transfer => faults.transfer_every,
             Fault::Drain => faults.drain_every,
             Fault::Limit => faults.limit_every,
+            #[cfg(feature = "defects")]
+            Fault::Flip => faults.flip_every,
             Fault::PowerLoss if self.has_disks() => faults.power_loss_every,
             Fault::DiskStall if self.has_disks() => faults.disk_stall_every,
             Fault::DiskFailure if self.has_disks() => faults.disk_fail_every,
@@ -81,6 +86,8 @@ impl World {
         for fault in FAULTS {
             self.plan(fault);
         }
+        #[cfg(feature = "defects")]
+        self.plan(Fault::Flip);
     }
 
     fn plan(&mut self, fault: Fault) {
@@ -109,6 +116,8 @@ impl World {
             Fault::DiskStall => self.stall_some_disk(),
             Fault::DiskFailure => self.break_some_disk(),
             Fault::Limit => self.limit_some_shard(),
+            #[cfg(feature = "defects")]
+            Fault::Flip => self.flip_some_bit(),
         }
         self.plan(fault);
     }
@@ -174,21 +183,25 @@ impl World {
 
     /// Whether every shard would keep all its other replicas, with their memory and a vote.
     fn can_spare(&self, node: NodeId) -> bool {
-        (0..self.placement.shards()).map(ShardId).all(|shard| {
-            self.placement.rank(shard, node).is_none()
-                || self.placement.replication() > 1
-                    && self.placement.replicas(shard).filter(|&other| other != node).all(|other| {
-                        let core = self.placement.core(shard, self.process(other).cores);
-                        self.seat(Address { node: other, core })
-                            .and_then(|seat| seat.core.status(shard))
-                            .is_some_and(|status| {
-                                matches!(
-                                    status.role,
-                                    Role::Leader | Role::Follower | Role::Candidate
-                                )
-                            })
-                    })
-        })
+        (0..self.placement.shards())
+            .map(ShardId)
+            .filter(|&shard| self.placement.rank(shard, node).is_some())
+            .all(|shard| self.can_spare_replica(shard, node))
+    }
+
+    /// Whether a shard would keep all its other replicas, with their memory and a vote.
+    pub fn can_spare_replica(&self, shard: ShardId, node: NodeId) -> bool {
+        let is_whole = |other: NodeId| {
+            let core = self.placement.core(shard, self.process(other).cores);
+            let seat = self.seat(Address { node: other, core });
+            seat.and_then(|seat| seat.core.status(shard)).is_some_and(|status| {
+                matches!(status.role, Role::Leader | Role::Follower | Role::Candidate)
+                    && status.health == Health::Sound
+                    && self.checkers.votes(shard, other)
+            })
+        };
+        self.placement.replication() > 1
+            && self.placement.replicas(shard).filter(|&other| other != node).all(is_whole)
     }
 
     fn crash_some_node(&mut self) {

@@ -9,6 +9,8 @@
 mod boot;
 mod checkers;
 #[cfg(feature = "defects")]
+mod damage;
+#[cfg(feature = "defects")]
 mod defects;
 mod disk;
 mod faults;
@@ -16,10 +18,8 @@ mod network;
 mod options;
 mod promises;
 mod random;
-mod removal;
 mod run;
 mod scenarios;
-mod shard_time;
 mod workload;
 mod world;
 
@@ -39,6 +39,12 @@ const FAILED_ONCE: &str = include_str!("seeds.txt");
 )]
 fn number_from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// The first seed to play and how many, unless the environment says otherwise.
+fn seeds(count: u64) -> (u64, u64) {
+    let first = number_from_environment("CORACLE_SIM_FIRST").unwrap_or(1);
+    (first, number_from_environment("CORACLE_SIM_SEEDS").unwrap_or(count))
 }
 
 /// What a panic said.
@@ -103,8 +109,7 @@ impl Total {
 #[test]
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "only to print the rate")]
 fn seeds_without_violation() {
-    let first = number_from_environment("CORACLE_SIM_FIRST").unwrap_or(1);
-    let count = number_from_environment("CORACLE_SIM_SEEDS").unwrap_or(SEEDS);
+    let (first, count) = seeds(SEEDS);
     let start = std::time::Instant::now();
     let mut failures = Vec::new();
     let mut total = Total::default();
@@ -157,7 +162,7 @@ fn replicas_agree_after_random_commands_with_reordered_and_repeated_messages() {
         let options = Options {
             cores: vec![1; 3],
             shards: 2,
-            shard_bytes_max: 2_500,
+            shard_bytes_max: 1_200,
             faults_last: 6 * SECOND,
             faults: Faults {
                 raft_duplicate: 400,

@@ -5,7 +5,7 @@
 //! quiet.
 
 use shards::contract::{Durability, ReadMode};
-use shards::ids::Millis;
+use shards::ids::{Eviction, Millis};
 
 use crate::random::Random;
 
@@ -78,6 +78,9 @@ pub struct Faults {
     pub drain_every: u64,
     /// Shards whose limit is changed.
     pub limit_every: u64,
+    /// Bits that flip in a replica's memory.
+    #[cfg_attr(not(feature = "defects"), expect(dead_code, reason = "nothing flips them"))]
+    pub flip_every: u64,
     /// Raft messages that are lost.
     pub raft_drop: u64,
     /// Raft messages that arrive twice.
@@ -116,10 +119,14 @@ pub struct Options {
     pub shards: u16,
     /// Accounted bytes of a shard.
     pub shard_bytes_max: u64,
+    /// Which entries are evicted first, until a request changes it.
+    pub eviction: Eviction,
     /// How long a request may wait.
     pub request_deadline: u64,
     /// How long after a use reads leave no touch.
     pub touch_interval: Millis,
+    /// Bytes that a core looks at for damage per second.
+    pub scrub_bytes_per_second: u64,
     /// Bytes that may wait for leaders.
     pub parked_bytes_max: usize,
     /// How long faults go on.
@@ -195,7 +202,8 @@ impl Options {
             replicas: *more.pick(&[3, 3, 5]),
             reads: if drift_max_ppm > LEASE_DRIFT_MAX_PPM { ReadMode::Quorum } else { reads },
             shards: *random.pick(&[1, 1, 2, 3, 4, 6, 8]),
-            shard_bytes_max: if keys == Keys::Evicted { 2_500 } else { 4 << 20 },
+            shard_bytes_max: if keys == Keys::Evicted { 900 } else { 4 << 20 },
+            eviction: *Random::stream(seed, "eviction").pick(&[Eviction::Lru, Eviction::Sieve]),
             request_deadline: *random.pick(&[500, 1_000, 2_000]) * MILLI,
             touch_interval: *Random::stream(seed, "touches").pick(&[
                 Millis(0),
@@ -203,6 +211,7 @@ impl Options {
                 Millis(20),
                 Millis(5_000),
             ]),
+            scrub_bytes_per_second: *Random::stream(seed, "scrubbing").pick(&[0, 1 << 20, 8 << 20]),
             parked_bytes_max: *random.pick(&[2 << 10, 1 << 20, 1 << 20]),
             faults_last,
             delay_min: *random.pick(&[20, 100, 100, 500]) * MICRO,

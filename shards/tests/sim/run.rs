@@ -1,6 +1,6 @@
 //! A seed from its start to its verdict: a troubled phase, then a calm one that must come to rest.
 
-use shards::contract::Role;
+use shards::contract::{Health, Role};
 use shards::engine::Held;
 use shards::ids::{Address, Index, ShardId};
 
@@ -36,6 +36,8 @@ pub struct Report {
     pub restores: u64,
     /// Newcomers that became voters.
     pub promotions: u64,
+    /// Replicas given up because of damaged memory.
+    pub given_up: u64,
     /// Reads that followers alive at the end have answered.
     pub follower_reads: u64,
     /// Entries that the replicas alive at the end have evicted.
@@ -107,6 +109,7 @@ pub fn run(options: Options, is_verbose: bool) -> Result<Report, String> {
         elections: world.checkers.elections,
         restores: world.checkers.restores,
         promotions: world.checkers.promotions,
+        given_up: world.checkers.given_up,
         follower_reads: world
             .living()
             .into_iter()
@@ -178,9 +181,12 @@ fn balance(world: &World) -> Result<(), String> {
             replicas(world, shard).iter().enumerate().all(|(rank, &at)| {
                 let wanted = if rank == 0 { Role::Leader } else { Role::Follower };
                 let status = world.seat(at).and_then(|seat| seat.core.status(shard));
-                status.is_some_and(|status| match clocks_are_right {
-                    true => status.role == wanted,
-                    false => matches!(status.role, Role::Leader | Role::Follower),
+                status.is_some_and(|status| {
+                    let has_role = match clocks_are_right {
+                        true => status.role == wanted,
+                        false => matches!(status.role, Role::Leader | Role::Follower),
+                    };
+                    has_role && status.health == Health::Sound
                 })
             })
         });

@@ -25,10 +25,10 @@ pub struct Scenario {
     pub play: fn(u64) -> Played,
 }
 
-/// The only shard.
+/// The shard of scenarios.
 pub const SHARD: ShardId = ShardId(0);
 /// No lease and no election lasts as long as this.
-const LONG: u64 = 3 * SECOND;
+pub const LONG: u64 = 3 * SECOND;
 
 /// Three nodes with one shard on one core each, no clients, no faults.
 pub fn quiet() -> Options {
@@ -70,12 +70,12 @@ pub struct Stage {
 
 impl Stage {
     /// A cluster that has just started.
-    fn new(options: Options) -> Self {
+    pub fn new(options: Options) -> Self {
         Stage { world: World::new(options, false) }
     }
 
     /// A cluster whose node 1 leads.
-    fn settled(options: Options) -> Result<Self, String> {
+    pub fn settled(options: Options) -> Result<Self, String> {
         Self::settled_with_skew(options, &[])
     }
 
@@ -92,13 +92,16 @@ impl Stage {
         }
     }
 
-    /// Lets time pass.
     pub fn pass(&mut self, time: u64) -> Result<(), String> {
         self.world.run_until(self.world.now + time)
     }
 
     /// Lets time pass, at most `within`, until `is_so`. Says whether it is.
-    fn pass_until(&mut self, within: u64, is_so: impl Fn(&Self) -> bool) -> Result<bool, String> {
+    pub fn pass_until(
+        &mut self,
+        within: u64,
+        is_so: impl Fn(&Self) -> bool,
+    ) -> Result<bool, String> {
         let until = self.world.now + within;
         while !is_so(self) {
             if self.world.now >= until {
@@ -109,25 +112,24 @@ impl Stage {
         Ok(true)
     }
 
-    fn status(&self, node: u16) -> Option<ShardStatus> {
+    pub fn status(&self, node: u16) -> Option<ShardStatus> {
         self.world.seat(at(node)).and_then(|seat| seat.core.status(SHARD))
     }
 
-    fn role(&self, node: u16) -> Option<Role> {
+    pub fn role(&self, node: u16) -> Option<Role> {
         self.status(node).map(|status| status.role)
     }
 
-    /// Whether a node's replica leads.
     pub fn leads(&self, node: u16) -> bool {
         self.role(node) == Some(Role::Leader)
     }
 
-    fn client(&mut self, node: u16) -> usize {
+    pub fn client(&mut self, node: u16) -> usize {
         self.world.add_client(at(node))
     }
 
     /// Sends a request through the connection of client `place` at `node`.
-    fn ask(&mut self, node: u16, place: usize, input: Input) {
+    pub fn ask(&mut self, node: u16, place: usize, input: Input) {
         let mut batch = RequestBatch::default();
         self.world.request(place, SHARD, 0, input, &mut batch);
         self.world.mail(at(node), None, Mail::Requests(batch));
@@ -140,25 +142,24 @@ impl Stage {
     }
 
     /// Holds up what each of `from` sends to each of `to`.
-    fn block(&mut self, from: &[u16], to: &[u16]) {
+    pub fn block(&mut self, from: &[u16], to: &[u16]) {
         for (from, to) in pairs(from, to) {
             self.world.network.block(from, to);
         }
     }
 
     /// Lets it through again.
-    fn unblock(&mut self, from: &[u16], to: &[u16]) {
+    pub fn unblock(&mut self, from: &[u16], to: &[u16]) {
         self.world.unblock(&pairs(from, to));
     }
 
-    /// Hands the leadership over.
     pub fn transfer(&mut self, from: u16, to: u16) {
         let command = AdminCommand::Transfer { shard: SHARD, to: NodeId(to) };
         self.world.mail(at(from), None, Mail::Admin(command));
     }
 
     /// Ends all trouble, waits until everybody is answered, and judges what they were told.
-    fn judge(mut self) -> Result<(), String> {
+    pub fn judge(mut self) -> Result<(), String> {
         self.world.heal();
         self.pass(LONG)?;
         if self.world.workload.is_waiting() {
@@ -168,7 +169,7 @@ impl Stage {
     }
 }
 
-/// The core of a node.
+/// The core of a node with one.
 pub fn at(node: u16) -> Address {
     Address { node: NodeId(node), core: CoreIndex(0) }
 }
@@ -178,7 +179,7 @@ fn pairs(from: &[u16], to: &[u16]) -> Vec<(NodeId, NodeId)> {
     from.iter().flat_map(pair).filter(|(from, to)| from != to).collect()
 }
 
-/// Sets the key, for so many nanoseconds.
+/// A plain write.
 pub fn set(text: &str, lives: Option<u64>) -> Input {
     let value = text.as_bytes().into();
     Input::Set { value, condition: Condition::Always, lives, return_old: false }
@@ -773,16 +774,16 @@ fn reads_by_lease_cost_rounds_by_time_and_not_by_number() {
 fn what_readers_of_a_follower_use_is_used_on_all_replicas() {
     let options = Options {
         keys: Keys::Evicted,
-        shard_bytes_max: 256,
+        shard_bytes_max: 480,
         replica_read_share: 1_000,
         touch_interval: Millis(20),
         ..quiet()
     };
     let mut stage = Stage::settled(options).expect("no violation");
-    stage.ask_anew(1, set(&"v".repeat(104), None));
+    stage.ask_anew(1, set(&"v".repeat(390), None));
     stage.pass(SECOND).expect("no violation");
     let status = |stage: &Stage, node| stage.status(node).expect("a replica");
-    assert!(status(&stage, 1).bytes > 224, "{} bytes", status(&stage, 1).bytes);
+    assert!(status(&stage, 1).bytes > 420, "{} bytes", status(&stage, 1).bytes);
     let before = status(&stage, 1).applied;
     stage.ask_anew(2, Input::Get);
     stage.pass(2 * SECOND).expect("no violation");

@@ -96,6 +96,8 @@ pub struct Seat {
     pub disk_stalled_until: u64,
     /// Its next disk operation fails.
     pub disk_fails: bool,
+    /// What it is told behind everything else of its next turn.
+    pub last_order: Option<AdminCommand>,
     seen_lives: BTreeMap<NodeId, u64>,
 }
 
@@ -318,11 +320,6 @@ impl World {
         &mut self.processes[usize::from(node.0) - 1]
     }
 
-    /// What a wall clock says that is not off, in milliseconds.
-    pub fn wall_ms(&self) -> u64 {
-        WALL_START_MS + self.now / MILLI
-    }
-
     /// The core at `at`, while its node lives.
     pub fn seat(&self, at: Address) -> Option<&Seat> {
         self.process(at.node).seats.get(usize::from(at.core.0))
@@ -347,7 +344,7 @@ impl World {
     /// The clocks as `node` reads them.
     pub fn clocks(&self, node: NodeId) -> Now {
         let process = self.process(node);
-        let wall = self.wall_ms();
+        let wall = WALL_START_MS + self.now / MILLI;
         Now {
             monotonic: Nanos(process.monotonic(self.now)),
             wall: Millis(wall.saturating_add_signed(process.wall_offset_ms)),
@@ -392,7 +389,7 @@ impl World {
             self.schedule_turn(at, until);
             return;
         }
-        let Seat { core, outputs, inbox, .. } = seat;
+        let Seat { core, outputs, inbox, last_order, .. } = seat;
         let mut is_told = false;
         while let Some(mail) = inbox.pop_front() {
             let input = match &mail {
@@ -408,6 +405,9 @@ impl World {
             if let Mail::Frame(_, bytes) = mail {
                 outputs.recycle(bytes);
             }
+        }
+        if let Some(order) = last_order.take() {
+            core.step(clocks, Input::Admin(order), outputs);
         }
         core.step(clocks, Input::EndOfTurn, outputs);
         let mut outputs = std::mem::take(outputs);
@@ -689,6 +689,7 @@ impl World {
                 frozen_ns: 0,
                 disk_stalled_until: 0,
                 disk_fails: false,
+                last_order: None,
                 seen_lives: BTreeMap::new(),
             })
             .collect();

@@ -17,8 +17,7 @@ use crate::engine::{Courier, Parcel};
 use crate::entry::{Commands, EntryReader};
 use crate::ids::{Index, Millis, Term, Version};
 use crate::reply::Status;
-use crate::store::{Answer, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
-use crate::upkeep;
+use crate::store::{Answer, Opening, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
 
 /// Log bytes kept for followers that lag, beyond what all of them have.
 const LOG_TAIL_BYTES: usize = 1 << 20;
@@ -41,9 +40,6 @@ impl Replica {
         };
         self.log.restore(index, term, conf_state);
         self.store.replace_with(*staged.store);
-        // The snapshot stands for what was not applied yet, too.
-        self.committed.clear();
-        self.committed_bytes = 0;
         self.clock = ShardClock::resume(self.store.stamp(), now);
         self.formation = Some(staged.formation);
         self.applied = (index, term);
@@ -64,16 +60,17 @@ impl Replica {
             }
         }
         courier.event(Event::SnapshotRestored(self.shard, index));
+        self.end_quarantine(now.monotonic, courier);
+        self.note_applied(courier);
         self.note_membership(courier);
     }
 
-    /// Applies what is committed, as far as the turn's share of work allows.
-    pub(super) fn apply(&mut self, now: Now, courier: &mut Courier<'_>) {
-        let mut last = None;
-        while self.stopped.is_none() && !self.committed.is_empty() && courier.work.may_apply() {
-            let Some(entry) = self.committed.pop_front() else { break };
-            self.committed_bytes -= entry.data.len();
-            let (keys, removed) = (self.store.keys(), self.store.expired() + self.store.evicted());
+    pub(super) fn apply(&mut self, now: Now, entries: Vec<Entry>, courier: &mut Courier<'_>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        for entry in entries {
+            if self.stopped.is_some() {
+                return;
+            }
             let (index, term) = (Index(entry.index), Term(entry.term));
             let own = self.take_own(index, term, courier);
             match entry.entry_type() {
@@ -95,15 +92,10 @@ impl Replica {
             }
             self.applied = (index, term);
             self.log.set_applied(index, term);
-            let removed = self.store.expired() + self.store.evicted() - removed;
-            courier.work.spend(removed, entry.data.len());
-            courier.work.spend_flush(keys.saturating_sub(self.store.keys() + removed));
-            last = Some(index);
+            self.note_applied(courier);
         }
-        if let Some(last) = last {
-            self.raw.advance_apply_to(last.0);
-            self.compact();
-        }
+        self.raw.advance_apply_to(last);
+        self.compact();
     }
 
     /// Takes out an entry that was proposed here for an index up to `index`.
@@ -153,7 +145,6 @@ impl Replica {
     ) -> Result<(), String> {
         let reader = EntryReader::new(&entry.data)
             .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
-        courier.work.spend(reader.len() as u64, 0);
         let epoch = self.formation.as_ref().map_or(0, |formation| formation.epoch);
         let view = self.view();
         if self.leads() {
@@ -165,7 +156,7 @@ impl Replica {
             true => now.wall,
             false => reader.stamp(),
         };
-        upkeep::begin_entry(&mut self.store, expires_by, &reader);
+        self.store.begin_entry(Opening { stamp: expires_by, ..reader.opening() });
         let mut ahead = reader.commands();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {
@@ -195,9 +186,13 @@ impl Replica {
             let is_swapped = defect::is(Defect::SwappedReplies) && ordinal ^ 1 < reader.len();
             let whose = if is_swapped { ordinal ^ 1 } else { ordinal };
             match own.waiting.at(whose) {
-                Some((origin, _)) => {
+                Some((origin, _)) if self.can_tell(&command.operation) => {
                     let outcome = self.store.apply(version, &command, Answer::Wanted);
                     courier.deliver(self.shard, view, origin, &outcome);
+                }
+                Some((origin, _)) => {
+                    self.store.apply(version, &command, Answer::Unwanted);
+                    courier.fail(self.shard, view, &[origin], Status::ReplicaStopped);
                 }
                 None => {
                     self.store.apply(version, &command, Answer::Unwanted);
@@ -207,7 +202,7 @@ impl Replica {
         let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
         self.run_batch(reader.stamp(), rest, None, courier);
         // Where more keys are due, or above the limit, than one entry removes, the next goes on.
-        self.removal_wanted |= self.store.is_above_limit()
+        self.stamp_wanted |= self.store.is_above_limit()
             || self.store.next_due().is_some_and(|due| due <= self.store.stamp());
         Ok(())
     }
@@ -239,7 +234,13 @@ impl Replica {
                 prost_011::Message::decode(&entry.data[..]).map_err(|error| describe(&error))?;
             self.raw.apply_conf_change(&change).map_err(|error| describe(&error))?
         };
+        let is_member = conf_state.voters.contains(&self.me.0);
         self.log.set_conf_state(conf_state);
+        if !is_member && self.leads() {
+            // Another leader proposed it, and was deposed. raft-rs lets such a leader go on, and
+            // panics when its log is persisted.
+            self.raw.raft.become_follower(self.raw.raft.term, 0);
+        }
         Ok(())
     }
 
@@ -266,7 +267,7 @@ impl Replica {
     }
 
     pub(super) fn run_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
-        if !self.leads() {
+        if !self.leads() || self.withholds() {
             return;
         }
         let mut running = None;
@@ -287,7 +288,12 @@ impl Replica {
         courier: &mut Courier<'_>,
     ) {
         let view = self.view();
+        let withholds = self.withholds();
         for parcel in parcels {
+            if withholds {
+                courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
+                continue;
+            }
             let Ok((command, _)) = Command::decode(parcel.command) else {
                 // Commands are encoded by this code base or checked when a frame is read.
                 courier.fail(self.shard, view, &[parcel.origin], Status::Invalid);

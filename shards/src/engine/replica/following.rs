@@ -31,10 +31,11 @@ pub(super) struct Asked {
 }
 
 impl Replica {
-    /// Whether it may answer reads: it votes, and follows a leader. Says who that is.
+    /// Whether it may answer reads: it votes, is sound, and follows a leader. Says who that is.
     pub fn follows(&self) -> Option<NodeId> {
         let leader = ReplicaId(self.raw.raft.leader_id);
         let follows = self.stopped.is_none()
+            && !self.is_quarantined()
             && self.raw.raft.state == StateRole::Follower
             && self.formation.is_some()
             && leader.0 != 0
@@ -54,7 +55,7 @@ impl Replica {
 
     /// Answers a read at once from what is applied here. Says whether there is anything.
     pub fn read_as_it_is(&mut self, parcel: &Parcel<'_>, courier: &mut Courier<'_>) -> bool {
-        if self.stopped.is_some() || self.formation.is_none() {
+        if self.stopped.is_some() || self.formation.is_none() || self.withholds() {
             return false;
         }
         let Ok((command, _)) = Command::decode(parcel.command) else { return false };

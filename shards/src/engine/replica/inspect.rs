@@ -29,9 +29,9 @@ impl Replica {
     }
 
     /// Begins a snapshot at the applied index for another replica; returns what goes before the
-    /// store. `None` while there is another snapshot under way, or nothing to show.
+    /// store. `None` while there is another snapshot under way, or nothing sound to show.
     pub fn begin_transfer(&mut self) -> Option<Vec<u8>> {
-        let formation = self.formation.as_ref()?;
+        let formation = self.formation.as_ref().filter(|_| !self.is_quarantined())?;
         let mut opening = Vec::new();
         opening.extend_from_slice(&formation.epoch.to_le_bytes());
         opening.extend_from_slice(&(formation.members.len() as u64).to_le_bytes());
@@ -43,7 +43,7 @@ impl Replica {
 
     /// Begins a snapshot at the applied index for the log; returns what goes with it.
     pub fn begin_checkpoint(&mut self) -> Option<CheckpointHead> {
-        let head = self.checkpoint_head()?;
+        let head = self.checkpoint_head().filter(|_| !self.is_quarantined())?;
         self.store.begin_snapshot().then_some(head)
     }
 
@@ -95,7 +95,6 @@ impl Replica {
         held.proposed_bytes += self.proposed_bytes;
         held.undecided += self.doubtful.len() + self.proposed.len() + self.reads.len();
         held.rounds += self.raw.raft.read_only.pending_read_index.len();
-        held.committed_bytes += self.committed_bytes;
         held.log_bytes += self.log.bytes();
     }
 
@@ -146,6 +145,7 @@ impl Replica {
                 },
                 matched: Index(progress.matched),
                 lag: last.saturating_sub(progress.matched),
+                health: self.health_of(id),
             })
             .collect();
         members.sort_by_key(|member| member.node);

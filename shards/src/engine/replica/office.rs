@@ -14,11 +14,11 @@ use crate::defect::{self, Defect};
 use crate::ids::{NodeId, ReplicaId, Term};
 
 /// A learner that lacks at most so many entries is promoted; a preferred leader, handed over to.
-const CAUGHT_UP_ENTRIES: u64 = 256;
+pub(super) const CAUGHT_UP_ENTRIES: u64 = 256;
 /// Ticks for which the preferred leader must be caught up before it is handed the shard (2 s).
 const STABLE_TICKS: u32 = 40;
 /// A node that was not heard of for more ticks is handed no leadership.
-const SILENT_TICKS_MAX: u32 = 3;
+pub(super) const SILENT_TICKS_MAX: u32 = 3;
 /// Ticks for which an operator's transfer keeps the preferred leader out (10 s).
 const TRANSFER_HOLD_TICKS: u32 = 200;
 
@@ -59,8 +59,9 @@ impl Replica {
         self.election_ticks + 2 * distance
     }
 
-    /// Replaces restarted nodes' former replicas by their new ones, one change at a time.
-    pub(super) fn tick_membership(&mut self) {
+    /// Replaces restarted nodes' former replicas by their new ones, and removes damaged ones, one
+    /// change at a time. `avoid` lists nodes that are about to stop.
+    pub(super) fn tick_membership(&mut self, avoid: &[NodeId]) {
         if self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
             return;
         }
@@ -81,7 +82,9 @@ impl Replica {
         let is_member =
             |id: &ReplicaId| conf.voters.contains(&id.0) || conf.learners.contains(&id.0);
         self.joins.retain(|(_, id)| !is_member(id));
-        let Some(&(node, id)) = self.joins.first() else { return };
+        let Some(&(node, id)) = self.joins.first() else {
+            return self.remove_who_can_be_spared(avoid);
+        };
         let members = conf.voters.iter().chain(&conf.learners);
         let stale = members.copied().find(|&m| ReplicaId(m).node() == node && m != id.0);
         if let Some(stale) = stale {
@@ -139,22 +142,12 @@ impl Replica {
         self.raw.transfer_leader(id);
     }
 
-    /// The voter on `node`, if it is heard of and keeps up. One whose disk stands still lacks what
-    /// is old, however little that is.
+    /// The voter on `node`, if it is heard of, keeps up and is sound. One whose disk stands still
+    /// lacks what is old, however little that is.
     pub(super) fn caught_up_voter(&self, node: NodeId) -> Option<u64> {
-        let last = self.raw.raft.raft_log.last_index();
         let conf = self.log.conf_state();
         conf.voters.iter().copied().find(|&id| {
-            // raft-rs' own mark of activity is cleared in every election timeout, and says little.
-            let is_heard =
-                self.rank_of(id).is_some_and(|rank| self.silent_ticks[rank] <= SILENT_TICKS_MAX);
-            ReplicaId(id).node() == node
-                && is_heard
-                && self.raw.raft.prs().get(id).is_some_and(|progress| {
-                    progress.state == ProgressState::Replicate
-                        && progress.matched + CAUGHT_UP_ENTRIES >= last
-                        && progress.matched >= self.last_at_ticks[0].0
-                })
+            ReplicaId(id).node() == node && self.keeps_up(id) && !self.is_known_damaged(id)
         })
     }
 

@@ -1,50 +1,64 @@
-//! A snapshot under way: a walk over the slots, and what had to be saved before it.
+//! A snapshot under way: a walk along the entries, and what had to be saved before it.
 //!
-//! The walk goes from the first slot to the last one there was at the beginning, as many as fit
-//! into each piece. A slot that is about to change (an entry that is written, used, removed; a
-//! free one that is taken) and that the walk has not reached is encoded into a queue first, and
-//! marked, so that the walk passes over it. The queue goes out before the walk goes on. So every
-//! slot is written once, as it was at the beginning. Free slots carry the link to the next one, so
-//! their list needs no walk of its own, however long it is.
+//! The walk goes from the oldest entry to the newest there was at the beginning, as many as fit
+//! into each piece. An entry that is about to change its content or its place (it is written, used,
+//! visited, removed) and that the walk has not reached is encoded into a queue first, together with
+//! the neighbour in front of which it stood. The queue goes out before the walk goes on. So every
+//! entry is written once, as it was at the beginning, and its place can be found again.
 //!
-//! A flush hands the old slots over as a whole; the walk goes on over them.
+//! Every entry carries the number of the last snapshot that it is no part of any more: because it
+//! was written, or because it came into being or changed later. Entries that came into being or
+//! moved stand behind all that the walk still has to reach, since the only place for them is the
+//! newest. Others changed where they stand; of those the cursor knows the version that they had,
+//! for the sake of who stands in front of them, and the walk passes over them. It ends at the
+//! first entry with its number that is none of those.
 //!
-//! The queue is bounded by the size of the store at the beginning: each slot enters it once at
-//! most.
+//! A flush hands the old entries over as a whole; the walk goes on along them. Where an entry lies
+//! in memory plays no part, so entries may be moved meanwhile.
+//!
+//! The queue and the list of changed entries are bounded by the size of the store at the beginning:
+//! each entry enters them once at most.
 
 use super::super::Store;
+use super::super::arena::Address;
 use super::super::digest::StreamHash;
-use super::super::slab::{Slab, Slot};
-use super::{END, Header, SnapshotProgress, Turn, push_record};
+use super::super::entries::Entries;
+use super::{EARLY, END, Header, IN_ORDER, SnapshotProgress, push_record};
+use crate::ids::Version;
+use hashbrown::HashMap;
 use std::collections::VecDeque;
+
+/// Entries that one piece of the walk comes by, at most.
+const STEPS_MAX: usize = 16_384;
 
 /// A snapshot under way.
 #[derive(Debug)]
 pub(in crate::store) struct Cursor {
-    /// Slots at the beginning.
-    slots: u32,
-    /// The slot that the walk comes to next.
-    next: u32,
-    /// For each slot whether it was saved before the walk came to it: one bit each.
-    saved: Vec<u64>,
+    /// The number that entries carry which are no part of it any more.
+    number: u8,
+    /// The entry that the walk comes to next, or [`Address::NONE`] at its end.
+    next: Address,
+    /// Entries that the walk will pass over, with the versions they had at the beginning.
+    changed_in_place: HashMap<Address, Version, ahash::RandomState>,
     queue: Queue,
-    /// The slots, once a flush has taken them from the store.
-    kept: Option<Slab>,
+    /// The entries, once a flush has taken them from the store.
+    kept: Option<Entries>,
     checksum: StreamHash,
     /// Whether the end has been written, or stands in the queue.
     is_ended: bool,
 }
 
 impl Cursor {
-    /// Begins a snapshot of `store` as it is now.
+    /// Begins a snapshot of `store` as it is now. No entry has the store's number of snapshots.
     pub fn begin(store: &Store) -> Self {
         let header = Header::of(store);
         let mut queue = Queue::default();
         queue.push(|block| header.encode(block));
         Cursor {
-            slots: header.slots,
-            next: 0,
-            saved: vec![0; header.slots.div_ceil(u64::BITS) as usize],
+            number: store.snapshots,
+            next: store.order.oldest(),
+            // Addresses are nobody's choice, so any seeds do.
+            changed_in_place: HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4)),
             queue,
             kept: None,
             checksum: StreamHash::new(),
@@ -52,47 +66,109 @@ impl Cursor {
         }
     }
 
-    /// Saves `slot`, which is about to change, if the walk still needs it.
-    pub fn spare(&mut self, slab: &Slab, slot: u32) {
-        let is_behind = slot < self.next || slot >= self.slots;
-        if is_behind || self.kept.is_some() || self.was_saved(slot) {
+    /// Saves an entry, which is about to change where it stands, if the walk still needs it.
+    pub fn spare_in_place(&mut self, entries: &mut Entries, entry: Address) {
+        let version = entries.version(entry);
+        if !self.save(entries, entry) {
             return;
         }
-        let (word, bit) = place(slot);
-        self.saved[word] |= bit;
-        self.queue.push(|block| push_record(block, slab, slot, Turn::Early));
+        if entry == self.next {
+            self.next = entries.newer(entry);
+        } else {
+            self.changed_in_place.insert(entry, version);
+        }
     }
 
-    /// Takes the slots over that a flush removes. Hands them back if they are not needed.
-    pub fn keep(&mut self, slab: Slab) -> Option<Slab> {
-        if self.kept.is_some() || self.next == self.slots {
-            return Some(slab);
+    /// Saves an entry, which is about to lose its place, if the walk still needs it.
+    pub fn spare(&mut self, entries: &mut Entries, entry: Address) {
+        if self.kept.is_none() {
+            self.save(entries, entry);
+            self.changed_in_place.remove(&entry);
+            if entry == self.next {
+                self.next = entries.newer(entry);
+            }
         }
-        self.kept = Some(slab);
+    }
+
+    /// Saves an entry if the walk still needs it; says whether it did.
+    fn save(&mut self, entries: &mut Entries, entry: Address) -> bool {
+        if self.kept.is_some() || entries.snapshot(entry) == self.number {
+            return false;
+        }
+        let (kind, in_front_of) = match entry == self.next {
+            true => (IN_ORDER, Version(0)),
+            false => (EARLY, self.version_at_beginning(entries, entries.newer(entry))),
+        };
+        self.queue.push(|block| push_record(block, entries, entry, kind, in_front_of));
+        entries.set_snapshot(entry, self.number);
+        true
+    }
+
+    /// The version that an entry had at the beginning, or zero if it was not there.
+    fn version_at_beginning(&self, entries: &Entries, entry: Address) -> Version {
+        match entry.some() {
+            Some(entry) if entries.snapshot(entry) != self.number => entries.version(entry),
+            Some(entry) => self.changed_in_place.get(&entry).copied().unwrap_or(Version(0)),
+            None => Version(0),
+        }
+    }
+
+    /// Follows an entry that has moved in memory.
+    pub fn entry_moved(&mut self, old: Address, new: Address) {
+        if self.kept.is_some() {
+            return;
+        }
+        if self.next == old {
+            self.next = new;
+        }
+        if let Some(version) = self.changed_in_place.remove(&old) {
+            self.changed_in_place.insert(new, version);
+        }
+    }
+
+    /// Takes the entries over that a flush removes. Hands them back if they are not needed.
+    pub fn keep(&mut self, entries: Entries) -> Option<Entries> {
+        if self.kept.is_some() || !self.next.is_some() {
+            return Some(entries);
+        }
+        self.kept = Some(entries);
         None
     }
 
-    /// Gives the pages up that were kept.
-    pub fn kept_pages(&mut self) -> Vec<Vec<Slot>> {
-        self.kept.take().map(Slab::into_pages).unwrap_or_default()
+    /// Gives the entries up that were kept.
+    pub fn kept(&mut self) -> Option<Entries> {
+        self.kept.take()
     }
 
     /// Appends the next `bytes_max` bytes (one if it is zero) to `out`, or what is left.
-    pub fn write(&mut self, slab: &Slab, out: &mut Vec<u8>, bytes_max: usize) -> SnapshotProgress {
+    pub fn write(
+        &mut self,
+        entries: &mut Entries,
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> SnapshotProgress {
         let start = out.len();
         let end = start.saturating_add(bytes_max.max(1));
         self.queue.pop(out, end - start);
         if !self.is_ended {
-            let slab = self.kept.as_ref().unwrap_or(slab);
-            while out.len() < end && self.next < self.slots {
-                if !self.was_saved(self.next) {
-                    push_record(out, slab, self.next, Turn::InOrder);
+            let mut kept = self.kept.take();
+            let entries = kept.as_mut().unwrap_or(entries);
+            let mut steps = STEPS_MAX;
+            while let Some(entry) = self.next.some().filter(|_| out.len() < end && steps > 0) {
+                steps -= 1;
+                if entries.snapshot(entry) != self.number {
+                    push_record(out, entries, entry, IN_ORDER, Version(0));
+                    entries.set_snapshot(entry, self.number);
+                } else if self.changed_in_place.remove(&entry).is_none() {
+                    self.next = Address::NONE;
+                    break;
                 }
-                self.next += 1;
+                self.next = entries.newer(entry);
             }
+            self.kept = kept;
             self.queue.push_excess(out, end);
             self.checksum.update(&out[start..]);
-            if self.queue.is_empty() && self.next == self.slots && out.len() < end {
+            if self.queue.is_empty() && !self.next.is_some() && out.len() < end {
                 self.checksum.update(&[END]);
                 out.push(END);
                 out.extend_from_slice(&self.checksum.finish().to_le_bytes());
@@ -106,16 +182,6 @@ impl Cursor {
             SnapshotProgress::More
         }
     }
-
-    fn was_saved(&self, slot: u32) -> bool {
-        let (word, bit) = place(slot);
-        self.saved[word] & bit != 0
-    }
-}
-
-/// The word and the bit of a slot.
-fn place(slot: u32) -> (usize, u64) {
-    ((slot / u64::BITS) as usize, 1 << (slot % u64::BITS))
 }
 
 /// Bytes that wait to be read, in blocks, so that a long queue is not copied when it grows, and

@@ -1,29 +1,29 @@
 //! A store as a stream of bytes, and back.
 //!
-//! A snapshot holds everything that decides the future: entries with their slots, versions,
-//! deadlines and recency numbers, the free slots in the order of their reuse, the stamp, the
-//! limits, the counter behind the recency numbers. The restored store is the same from the next
-//! command on. What can be derived (table, links, expiry index) is built anew, and the digest
-//! carried along must come out again.
+//! A snapshot holds everything that decides the future: entries with their versions, deadlines and
+//! visits, in the order of eviction; what the policy remembers; the stamp, the limits, the secret
+//! under which keys are hashed. The restored store is the same from the next command on. What can
+//! be derived (table, expiry index) is built anew, and the digest carried along must come out
+//! again.
 //!
 //! It shows the store at one moment, and is written in pieces while commands go on: [`cursor`]
 //! says how. It is read in pieces too, split anywhere: [`Restorer`].
 //!
-//! The format, little-endian: a header, one record for each slot, the end.
+//! The format, little-endian: a header, one record for each entry, the end.
 //!
 //! | part | field (bytes) |
 //! |--|--|
 //! | header | magic (8), format version (4), bytes allowed (8), longest value (8), |
-//! | | stamp (8), next recency number (8), slots (4), entries (4), |
-//! | | first free slot (4), bytes held (8), digest (8) |
-//! | entry | kind 1 or 3 (1), slot (4), flags (4), version (8), deadline (8), |
-//! | | recency number (8), value length (4), key length (2), key, value |
-//! | free slot | kind 2 or 4 (1), slot (4), the free slot used after it (4) |
-//! | end | kind 5 (1), XXH3 of all bytes before this field (8) |
+//! | | stamp (8), key secret (8), version of the entry that the policy remembers or 0 (8), |
+//! | | policy (4), entries (4), bytes held (8), digest (8) |
+//! | entry | kind 1 or 2 (1), visited (1), key length (2), value length (4), flags (4), |
+//! | | version (8), deadline (8), in front of (8), key, value |
+//! | end | kind 3 (1), XXH3 of all bytes before this field (8) |
 //!
-//! Records of kinds 1 and 2 come in the order of their slots. Those of kinds 3 and 4 come early:
-//! their slots changed before it was their turn. So a reader knows of a slot that is passed over
-//! that its record has come before, and never has to make room for more slots than have arrived.
+//! Records of kind 1 come in order, the oldest first. Those of kind 2 come early, because their
+//! entries changed before it was their turn: they stood in front of the entry with the version they
+//! name, or were the newest (0), at the moment when they were saved. That one's own record comes
+//! later. Of several in front of the same one the last to come is the oldest.
 
 mod cursor;
 mod restorer;
@@ -31,31 +31,29 @@ mod restorer;
 pub(super) use cursor::Cursor;
 pub use restorer::Restorer;
 
-use super::slab::{NONE, Slab, Slot};
+use super::arena::Address;
+use super::entries::Entries;
 use super::{Store, StoreSettings};
+use crate::ids::{Eviction, Version};
 
 const MAGIC: [u8; 8] = *b"CRCLSTOR";
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 /// Bytes of magic and format version.
 const OPENING_BYTES: usize = 12;
 /// Bytes of the header, with the opening.
-const HEADER_BYTES: usize = 72;
-/// Where the key length, the key and the value begin in the record of an entry: they stand there
-/// as they do in memory.
-const ENTRY_DATA_AT: usize = 37;
+const HEADER_BYTES: usize = 76;
 /// Bytes of an entry's record before its key.
-const ENTRY_FIXED_BYTES: usize = ENTRY_DATA_AT + 2;
-/// Bytes of a free slot's record.
-const FREE_BYTES: usize = 9;
+const ENTRY_FIXED_BYTES: usize = 36;
 /// Bytes of the end.
 const END_BYTES: usize = 9;
+/// Snapshots in a row that may stay unfinished before the marks of all entries are set anew.
+/// Beyond 255 a mark could be mistaken for that of an earlier snapshot with the same number.
+const UNFINISHED_MAX: u8 = 250;
 
 /// What a record begins with.
-const ENTRY: u8 = 1;
-const FREE: u8 = 2;
-const EARLY_ENTRY: u8 = 3;
-const EARLY_FREE: u8 = 4;
-const END: u8 = 5;
+const IN_ORDER: u8 = 1;
+const EARLY: u8 = 2;
+const END: u8 = 3;
 
 /// How far a snapshot has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,14 +98,21 @@ pub enum RestoreError {
 impl Store {
     /// Begins a snapshot of the state as it is now. Says whether it did: there is one at a time.
     ///
-    /// This costs a bit for each slot. From now on an entry that changes before the snapshot has
-    /// reached it is copied first, so the bytes that wait to be read grow with what is written
-    /// meanwhile, up to the size of the whole store; a flush keeps what it removes until the
-    /// snapshot has ended. A reader in a hurry keeps both small.
+    /// From now on an entry that changes before the snapshot has reached it is copied first, so the
+    /// bytes that wait to be read grow with what is written meanwhile, up to the size of the whole
+    /// store; a flush keeps what it removes until the snapshot has ended. A reader in a hurry keeps
+    /// both small.
     pub fn begin_snapshot(&mut self) -> bool {
         if self.cursor.is_some() {
             return false;
         }
+        if self.unfinished_snapshots == UNFINISHED_MAX {
+            self.unfinished_snapshots = 0;
+            let order: Vec<Address> = self.order.iter(&self.entries).collect();
+            order.into_iter().for_each(|entry| self.entries.set_snapshot(entry, self.snapshots));
+        }
+        self.snapshots = self.snapshots.wrapping_add(1);
+        self.unfinished_snapshots += 1;
         self.cursor = Some(Box::new(Cursor::begin(self)));
         true
     }
@@ -116,8 +121,9 @@ impl Store {
     /// (but at least one). The pieces together are what [`Restorer`] takes.
     pub fn snapshot_chunk(&mut self, out: &mut Vec<u8>, bytes_max: usize) -> SnapshotProgress {
         let Some(cursor) = &mut self.cursor else { return SnapshotProgress::Abandoned };
-        let progress = cursor.write(&self.slab, out, bytes_max);
+        let progress = cursor.write(&mut self.entries, out, bytes_max);
         if progress == SnapshotProgress::Done {
+            self.unfinished_snapshots = 0;
             self.abandon_snapshot();
         }
         progress
@@ -126,7 +132,7 @@ impl Store {
     /// Ends the snapshot under way, if there is one.
     pub fn abandon_snapshot(&mut self) {
         if let Some(mut cursor) = self.cursor.take() {
-            self.retired.append(&mut cursor.kept_pages());
+            self.retired.add(cursor.kept(), None, None);
         }
     }
 
@@ -138,12 +144,20 @@ impl Store {
     /// Appends a whole snapshot to `out`, whether or not one is under way. For small stores and
     /// for tests: it takes as long as the store is large.
     pub fn snapshot(&self, out: &mut Vec<u8>) {
-        let done = Cursor::begin(self).write(&self.slab, out, usize::MAX);
-        assert_eq!(done, SnapshotProgress::Done, "a piece without limit is the whole");
+        let start = out.len();
+        Header::of(self).encode(out);
+        let mut next = self.order.oldest();
+        while let Some(entry) = next.some() {
+            push_record(out, &self.entries, entry, IN_ORDER, Version(0));
+            next = self.entries.newer(entry);
+        }
+        out.push(END);
+        let checksum = super::digest::hash_bytes(&out[start..]);
+        out.extend_from_slice(&checksum.to_le_bytes());
     }
 
-    /// The store that `bytes` are a snapshot of, whole. The limits come from the snapshot; of
-    /// `settings` only the seed of the table counts. Statistics start at zero.
+    /// The store that `bytes` are a snapshot of, whole. The limits and the policy come from the
+    /// snapshot; of `settings` only the touch interval counts. Statistics start at zero.
     pub fn restore(bytes: &[u8], settings: StoreSettings) -> Result<Store, RestoreError> {
         let mut restorer = Restorer::with_hint(settings, bytes.len());
         restorer.feed(bytes)?;
@@ -158,32 +172,8 @@ impl Store {
         self.abandon_snapshot();
         let former = std::mem::replace(self, restored);
         self.statistics = former.statistics;
-        self.retired.extend(former.retired);
-        self.retired.extend(former.slab.into_pages());
-    }
-
-    /// Lets the snapshot under way have `slot`, which is about to change. Without one it costs a
-    /// branch.
-    #[inline]
-    pub(super) fn spare(&mut self, slot: u32) {
-        if self.cursor.is_some() {
-            self.spare_for_cursor(slot);
-        }
-    }
-
-    /// [`Store::spare`] for the slot that the next new entry takes.
-    #[inline]
-    pub(super) fn spare_next_free(&mut self) {
-        if self.cursor.is_some() && self.slab.first_free() != NONE {
-            self.spare_for_cursor(self.slab.first_free());
-        }
-    }
-
-    #[cold]
-    fn spare_for_cursor(&mut self, slot: u32) {
-        if let Some(cursor) = &mut self.cursor {
-            cursor.spare(&self.slab, slot);
-        }
+        self.retired.append(former.retired);
+        self.retired.add(Some(former.entries), Some(former.table), Some(former.expiry));
     }
 }
 
@@ -193,25 +183,26 @@ struct Header {
     bytes_max: u64,
     value_bytes_max: u64,
     stamp: u64,
-    next_recency: u64,
-    slots: u32,
+    key_secret: u64,
+    /// The version of the entry that the policy remembers, or zero.
+    hand: u64,
+    eviction: Eviction,
     entries: u32,
-    /// The slot that is reused next, or [`NONE`].
-    first_free: u32,
     bytes: u64,
     digest: u64,
 }
 
 impl Header {
     fn of(store: &Store) -> Self {
+        let hand = store.hand();
         Header {
             bytes_max: store.bytes_max,
             value_bytes_max: store.value_bytes_max,
             stamp: store.stamp.0,
-            next_recency: store.recency.next_number(),
-            slots: store.slab.len() as u32,
+            key_secret: store.key_secret,
+            hand: hand.0,
+            eviction: store.eviction(),
             entries: store.table.len() as u32,
-            first_free: store.slab.first_free(),
             bytes: store.bytes,
             digest: store.digest(),
         }
@@ -220,10 +211,11 @@ impl Header {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        for word in [self.bytes_max, self.value_bytes_max, self.stamp, self.next_recency] {
+        let words = [self.bytes_max, self.value_bytes_max, self.stamp, self.key_secret, self.hand];
+        for word in words {
             out.extend_from_slice(&word.to_le_bytes());
         }
-        for half in [self.slots, self.entries, self.first_free] {
+        for half in [u32::from(self.eviction.code()), self.entries] {
             out.extend_from_slice(&half.to_le_bytes());
         }
         for word in [self.bytes, self.digest] {
@@ -233,16 +225,17 @@ impl Header {
 
     fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, RestoreError> {
         check_opening(bytes)?;
+        let eviction = u8::try_from(half_at(bytes, 52)).ok().and_then(Eviction::from_code);
         Ok(Header {
             bytes_max: word_at(bytes, 12),
             value_bytes_max: word_at(bytes, 20),
             stamp: word_at(bytes, 28),
-            next_recency: word_at(bytes, 36),
-            slots: half_at(bytes, 44),
-            entries: half_at(bytes, 48),
-            first_free: half_at(bytes, 52),
-            bytes: word_at(bytes, 56),
-            digest: word_at(bytes, 64),
+            key_secret: word_at(bytes, 36),
+            hand: word_at(bytes, 44),
+            eviction: eviction.ok_or(RestoreError::Inconsistent("the policy is unknown"))?,
+            entries: half_at(bytes, 56),
+            bytes: word_at(bytes, 60),
+            digest: word_at(bytes, 68),
         })
     }
 }
@@ -277,32 +270,24 @@ fn half_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes(half)
 }
 
-/// Whether a slot's record comes in its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    /// In the order of slots.
-    InOrder,
-    /// Before.
-    Early,
-}
-
-/// Appends the record of a slot.
-fn push_record(out: &mut Vec<u8>, slab: &Slab, slot: u32, turn: Turn) {
-    let entry: &Slot = &slab[slot];
-    if entry.is_vacant() {
-        out.push(if turn == Turn::Early { EARLY_FREE } else { FREE });
-        out.extend_from_slice(&slot.to_le_bytes());
-        out.extend_from_slice(&entry.older.to_le_bytes());
-        return;
-    }
-    let mut fixed = [0; ENTRY_DATA_AT];
-    fixed[0] = if turn == Turn::Early { EARLY_ENTRY } else { ENTRY };
-    fixed[1..5].copy_from_slice(&slot.to_le_bytes());
-    fixed[5..9].copy_from_slice(&entry.flags.to_le_bytes());
-    fixed[9..17].copy_from_slice(&entry.version.0.to_le_bytes());
-    fixed[17..25].copy_from_slice(&entry.deadline.to_le_bytes());
-    fixed[25..33].copy_from_slice(&entry.recency.to_le_bytes());
-    fixed[33..37].copy_from_slice(&(entry.value().len() as u32).to_le_bytes());
+/// Appends the record of an entry, of kind [`IN_ORDER`] or [`EARLY`].
+fn push_record(
+    out: &mut Vec<u8>,
+    entries: &Entries,
+    entry: Address,
+    kind: u8,
+    in_front_of: Version,
+) {
+    let entry = entries.get(entry);
+    let mut fixed = [0; ENTRY_FIXED_BYTES];
+    fixed[0] = kind;
+    fixed[1] = u8::from(entry.is_visited());
+    fixed[2..4].copy_from_slice(&(entry.key().len() as u16).to_le_bytes());
+    fixed[4..8].copy_from_slice(&(entry.value().len() as u32).to_le_bytes());
+    fixed[8..12].copy_from_slice(&entry.flags().to_le_bytes());
+    fixed[12..20].copy_from_slice(&entry.version().0.to_le_bytes());
+    fixed[20..28].copy_from_slice(&entry.deadline().to_le_bytes());
+    fixed[28..36].copy_from_slice(&in_front_of.0.to_le_bytes());
     out.extend_from_slice(&fixed);
     out.extend_from_slice(entry.data());
 }

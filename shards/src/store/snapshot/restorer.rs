@@ -1,33 +1,36 @@
 //! From a stream of bytes, split anywhere, to a store.
 //!
 //! The bytes come from other nodes or from a disk, and nothing they say is believed: memory grows
-//! with what has arrived and not with what is announced, and a store comes out only if every slot
-//! has come once, all numbers add up, and the checksum and the digest are right.
+//! with what has arrived and not with what is announced, and a store comes out only if every entry
+//! that was announced has come, all numbers add up, and the checksum and the digest are right.
 //!
-//! Entries get their slots while they arrive. Table, order of use and expiry index are built at
-//! the end, each at once.
+//! Records that come in order are linked while they arrive. One that came early waits under the
+//! version in front of which it stood; when that one is linked, those that wait for it are linked
+//! first, the last to come first, each with those that wait for it in turn. Table and expiry index
+//! are built at the end, each at once.
 
+use super::super::arena::Address;
 use super::super::digest::StreamHash;
+use super::super::entries::{Content, NO_DEADLINE};
 use super::super::expiry::ExpiryIndex;
-use super::super::recency::RecencyBuilder;
-use super::super::slab::{NO_DEADLINE, NONE, Slot};
+use super::super::order::Order;
+use super::super::policy::ActivePolicy;
 use super::super::table::TableBuilder;
-use super::super::{DEADLINE_MAX, Store, StoreSettings, entry_bytes};
+use super::super::{DEADLINE_MAX, Store, StoreSettings};
 use super::{
-    EARLY_ENTRY, EARLY_FREE, END, END_BYTES, ENTRY, ENTRY_DATA_AT, ENTRY_FIXED_BYTES, FREE,
-    FREE_BYTES, HEADER_BYTES, Header, RestoreError, Turn, check_opening, half_at, word_at,
+    EARLY, END, END_BYTES, ENTRY_FIXED_BYTES, HEADER_BYTES, Header, IN_ORDER, RestoreError,
+    check_opening, half_at, word_at,
 };
 use crate::command::VALUE_BYTES_MAX;
 use crate::defect::{self, Defect};
 use crate::ids::{Millis, Version};
+use std::collections::BTreeMap;
 use std::fmt;
 
-const INCONSISTENT_SLOTS: RestoreError =
-    RestoreError::Inconsistent("the slots of entries and free slots do not add up");
 const INCONSISTENT_COUNT: RestoreError =
     RestoreError::Inconsistent("the number of entries or bytes is wrong");
-const INCONSISTENT_RECENCY: RestoreError =
-    RestoreError::Inconsistent("the recency numbers are not unique or too large");
+const INCONSISTENT_ORDER: RestoreError =
+    RestoreError::Inconsistent("the order of the entries does not add up");
 const BYTES_LEFT_OVER: RestoreError = RestoreError::Inconsistent("bytes are left over");
 const UNKNOWN_RECORD: RestoreError = RestoreError::Inconsistent("a record is of no known kind");
 
@@ -64,8 +67,8 @@ impl fmt::Debug for Restorer {
 }
 
 impl Restorer {
-    /// Waits for a snapshot. Its limits will be those of the store; of `settings` only the seed of
-    /// the table counts.
+    /// Waits for a snapshot. Its limits will be those of the store; of `settings` only the touch
+    /// interval counts.
     pub fn new(settings: StoreSettings) -> Self {
         Restorer::with_hint(settings, 0)
     }
@@ -148,11 +151,10 @@ impl Restorer {
             Stage::Opening => check_opening(bytes).map(|()| HEADER_BYTES),
             Stage::Records(_) => match bytes.first() {
                 None => Ok(1),
-                Some(&(ENTRY | EARLY_ENTRY)) => match bytes.first_chunk() {
+                Some(&(IN_ORDER | EARLY)) => match bytes.first_chunk() {
                     None => Ok(ENTRY_FIXED_BYTES),
-                    Some(fixed) => Ok(ENTRY_DATA_AT + data_bytes(fixed)?),
+                    Some(fixed) => Ok(ENTRY_FIXED_BYTES + data_bytes(fixed)?),
                 },
-                Some(&(FREE | EARLY_FREE)) => Ok(FREE_BYTES),
                 Some(&END) => Ok(END_BYTES),
                 Some(_) => Err(UNKNOWN_RECORD),
             },
@@ -180,22 +182,13 @@ impl Restorer {
         let mut end = None;
         while let Some(kind) = bytes.get(taken) {
             let rest = &bytes[taken..];
-            let turn = match *kind {
-                ENTRY | FREE => Turn::InOrder,
-                _ => Turn::Early,
-            };
             match *kind {
-                ENTRY | EARLY_ENTRY => {
+                IN_ORDER | EARLY => {
                     let Some(fixed) = rest.first_chunk() else { break };
-                    let end = ENTRY_DATA_AT + data_bytes(fixed)?;
-                    let Some(data) = rest.get(ENTRY_DATA_AT..end) else { break };
-                    building.take_entry(turn, fixed, data)?;
+                    let end = ENTRY_FIXED_BYTES + data_bytes(fixed)?;
+                    let Some(data) = rest.get(ENTRY_FIXED_BYTES..end) else { break };
+                    building.take_entry(fixed, data)?;
                     taken += end;
-                }
-                FREE | EARLY_FREE => {
-                    let Some(record) = rest.first_chunk::<FREE_BYTES>() else { break };
-                    building.take_free(turn, half_at(record, 1), half_at(record, 5))?;
-                    taken += FREE_BYTES;
                 }
                 END => {
                     end = rest.first_chunk::<END_BYTES>();
@@ -227,153 +220,159 @@ impl Restorer {
     }
 }
 
-/// Bytes of an entry's key length, key and value.
+/// Bytes of an entry's key and value.
 #[inline]
 fn data_bytes(fixed: &[u8; ENTRY_FIXED_BYTES]) -> Result<usize, RestoreError> {
-    let value = half_at(fixed, 33) as usize;
+    let value = half_at(fixed, 4) as usize;
     if value > VALUE_BYTES_MAX {
         return Err(RestoreError::Inconsistent("a value is too long"));
     }
-    let key = usize::from(u16::from_le_bytes([fixed[ENTRY_DATA_AT], fixed[ENTRY_DATA_AT + 1]]));
-    Ok(ENTRY_FIXED_BYTES - ENTRY_DATA_AT + key + value)
+    Ok(key_len(fixed) + value)
 }
 
-/// A store that is being restored.
+fn key_len(fixed: &[u8; ENTRY_FIXED_BYTES]) -> usize {
+    usize::from(u16::from_le_bytes([fixed[2], fixed[3]]))
+}
+
+/// What comes to be a store.
 struct Building {
     header: Header,
-    /// The slab with the slots that came in order, and gaps for those that came early; the sums.
     store: Store,
     entries: u32,
-    /// Slots that came early.
-    early: Vec<(u32, Slot)>,
-    /// Gaps left for them so far.
-    gaps: usize,
+    /// Entries that came early, under the version in front of which they stood, in the order in
+    /// which they came.
+    early: BTreeMap<Version, Vec<Address>>,
+    hand: Address,
     table: TableBuilder,
     expiry: ExpiryIndex,
-    recency: RecencyBuilder,
 }
 
 impl Building {
     fn new(header: Header, settings: StoreSettings, bytes_at_hand: usize) -> Self {
-        let Header { bytes_max, value_bytes_max, .. } = header;
-        let settings = StoreSettings { bytes_max, value_bytes_max, ..settings };
+        let Header { bytes_max, value_bytes_max, eviction, .. } = header;
+        let settings = StoreSettings { bytes_max, value_bytes_max, eviction, ..settings };
         let entries = (header.entries as usize).min(bytes_at_hand / ENTRY_FIXED_BYTES);
         let mut store = Store::new(settings);
+        store.bytes_max = bytes_max;
         store.stamp = Millis(header.stamp);
+        store.key_secret = header.key_secret;
+        if defect::is(Defect::KeySecretNotRestored) {
+            store.key_secret ^= 1;
+        }
         Building {
             header,
             store,
             entries: 0,
-            early: Vec::new(),
-            gaps: 0,
-            table: TableBuilder::new(settings.hash_seed, entries),
+            early: BTreeMap::new(),
+            hand: Address::NONE,
+            table: TableBuilder::new(entries),
             expiry: ExpiryIndex::default(),
-            recency: RecencyBuilder::new(header.next_recency, header.slots, entries),
         }
     }
 
     #[inline]
     fn take_entry(
         &mut self,
-        turn: Turn,
         fixed: &[u8; ENTRY_FIXED_BYTES],
         data: &[u8],
     ) -> Result<(), RestoreError> {
-        let slot = half_at(fixed, 1);
-        let mut entry = Slot::restored(data);
-        entry.flags = half_at(fixed, 5);
-        entry.version = Version(word_at(fixed, 9));
-        entry.deadline = word_at(fixed, 17);
-        entry.recency = word_at(fixed, 25);
-        if entry.deadline > DEADLINE_MAX && entry.deadline != NO_DEADLINE {
+        let (key, value) = data.split_at(key_len(fixed));
+        let content = Content {
+            version: Version(word_at(fixed, 12)),
+            flags: half_at(fixed, 8),
+            deadline: word_at(fixed, 20),
+            key,
+            value: [value, &[]],
+        };
+        let is_visited = match fixed[1] {
+            0 => false,
+            1 => true,
+            _ => return Err(RestoreError::Inconsistent("a visit is neither there nor not")),
+        };
+        if content.deadline > DEADLINE_MAX && content.deadline != NO_DEADLINE {
             return Err(RestoreError::Inconsistent("a deadline is out of range"));
         }
+        if content.version == Version(0) {
+            return Err(RestoreError::Inconsistent("an entry has no version"));
+        }
         self.entries += 1;
-        self.store.bytes += entry_bytes(entry.key_and_value_len());
+        self.store.bytes += content.shape().accounted_bytes();
         if self.entries > self.header.entries || self.store.bytes > self.header.bytes {
             return Err(INCONSISTENT_COUNT);
         }
-        self.store.terms.add(entry.term(slot));
-        self.table.push(entry.key(), slot);
-        if !self.recency.push(entry.recency, slot) {
-            return Err(INCONSISTENT_RECENCY);
+        let address = self.store.entries.insert(&content);
+        self.store.entries.set_visited(address, is_visited);
+        let entry = self.store.entries.get(address);
+        self.store.terms.add(entry.term());
+        self.expiry.push_unsorted(&entry, address);
+        self.table.push(self.store.hash(key), address);
+        if content.version.0 == self.header.hand {
+            self.hand = address;
         }
-        self.expiry.push_unsorted(&entry, slot);
-        self.place(turn, slot, entry)
-    }
-
-    #[inline]
-    fn take_free(&mut self, turn: Turn, slot: u32, next: u32) -> Result<(), RestoreError> {
-        if next >= self.header.slots && next != NONE {
-            return Err(INCONSISTENT_SLOTS);
-        }
-        self.place(turn, slot, Slot::vacant(next))
-    }
-
-    /// Puts a slot where it belongs, or aside if that is not there yet.
-    #[inline(always)]
-    fn place(&mut self, turn: Turn, slot: u32, content: Slot) -> Result<(), RestoreError> {
-        if slot >= self.header.slots {
-            return Err(INCONSISTENT_SLOTS);
-        }
-        match turn {
-            Turn::Early => self.early.push((slot, content)),
-            Turn::InOrder => {
-                self.leave_gaps(slot)?;
-                self.store.slab.push_restored(content);
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves gaps up to `slot`, for slots that came early.
-    #[inline]
-    fn leave_gaps(&mut self, slot: u32) -> Result<(), RestoreError> {
-        if slot as usize == self.store.slab.len() {
+        let in_front_of = Version(word_at(fixed, 28));
+        if fixed[0] == EARLY {
+            self.early.entry(in_front_of).or_default().push(address);
             return Ok(());
         }
-        let gaps = (slot as usize).checked_sub(self.store.slab.len()).ok_or(INCONSISTENT_SLOTS)?;
-        self.gaps += gaps;
-        if self.gaps > self.early.len() {
-            return Err(INCONSISTENT_SLOTS);
+        if in_front_of != Version(0) {
+            return Err(INCONSISTENT_ORDER);
         }
-        for _ in 0..gaps {
-            self.store.slab.push_restored(Slot::gap());
+        if !self.early.is_empty() {
+            self.link_early(content.version);
         }
+        self.link(address);
         Ok(())
+    }
+
+    /// Links what came early and stood in front of the entry with this version.
+    fn link_early(&mut self, in_front_of: Version) {
+        // What waits for an entry is linked before the entry: each level of the stack are the
+        // entries that are yet to be linked in front of the last one of the level below.
+        let mut stack = vec![self.early.remove(&in_front_of).unwrap_or_default()];
+        while let Some(level) = stack.last_mut() {
+            let Some(&entry) = level.last() else {
+                stack.pop();
+                if let Some(entry) = stack.last_mut().and_then(Vec::pop) {
+                    self.link(entry);
+                }
+                continue;
+            };
+            let version = self.store.entries.version(entry);
+            stack.push(self.early.remove(&version).unwrap_or_default());
+        }
+    }
+
+    fn link(&mut self, entry: Address) {
+        self.store.order.push_newest(&mut self.store.entries, entry);
     }
 
     fn finish(mut self) -> Result<Store, RestoreError> {
-        let Header { slots, entries, first_free, bytes, digest, .. } = self.header;
-        self.leave_gaps(slots)?;
-        if self.gaps != self.early.len() {
-            return Err(INCONSISTENT_SLOTS);
+        let Header { entries, bytes, digest, hand, eviction, .. } = self.header;
+        self.link_early(Version(0));
+        if !self.early.is_empty() || self.hand.is_some() != (hand != 0) {
+            return Err(INCONSISTENT_ORDER);
         }
         let mut store = self.store;
-        for (slot, content) in self.early {
-            if !store.slab.fill_gap(slot, content) {
-                return Err(INCONSISTENT_SLOTS);
-            }
-        }
         if self.entries != entries || store.bytes != bytes {
             return Err(INCONSISTENT_COUNT);
         }
-        if !store.slab.restore_free_list(first_free, (slots - entries) as usize) {
-            return Err(INCONSISTENT_SLOTS);
-        }
-        store.table = self
-            .table
-            .build(&store.slab)
-            .ok_or(RestoreError::Inconsistent("a key occurs twice"))?;
-        store.recency = self.recency.build(&mut store.slab).ok_or(INCONSISTENT_RECENCY)?;
-        self.expiry.sort(&mut store.slab);
+        store.policy = ActivePolicy::new(eviction, self.hand);
+        let same_key = |one, other| store.entries.get(one).key() == store.entries.get(other).key();
+        store.table =
+            self.table.build(same_key).ok_or(RestoreError::Inconsistent("a key occurs twice"))?;
+        self.expiry.sort(&mut store.entries);
         store.expiry = self.expiry;
-        let is_relisted = defect::is(Defect::FreeSlotsNotRestored);
-        if is_relisted {
-            store.slab.relist_free();
+        if defect::is(Defect::LruOrderNotRestored) {
+            let mut entries: Vec<_> = store.order.iter(&store.entries).collect();
+            entries.sort();
+            store.order = Order::new();
+            entries
+                .into_iter()
+                .for_each(|entry| store.order.push_newest(&mut store.entries, entry));
+            return Ok(store);
         }
         let restored = store.digest();
-        if restored != digest && !is_relisted {
+        if restored != digest && !defect::is(Defect::KeySecretNotRestored) {
             return Err(RestoreError::Digest { saved: digest, restored });
         }
         Ok(store)

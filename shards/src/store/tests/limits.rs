@@ -1,12 +1,11 @@
-//! Edges: sizes, many due keys at once, many slots.
+//! Edges: sizes, many due keys at once, memory that is given back.
 
-use super::{Bench, settings};
+use super::{Bench, cost, settings};
 use crate::command::{Command, End, Expiry, KEY_BYTES_MAX, Operation, SetCondition};
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
 use crate::store::{
-    Answer, ENTRY_OVERHEAD_BYTES, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX,
-    FREED_PER_ENTRY_MAX, Store,
+    Answer, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX, Opening, Store, accounted_bytes,
 };
 
 fn set(value: &[u8]) -> Operation<'_> {
@@ -40,10 +39,13 @@ fn a_value_may_have_the_longest_length_and_no_more() {
 
 #[test]
 fn an_entry_may_fill_the_shard_and_no_more() {
-    let limit = ENTRY_OVERHEAD_BYTES + 103;
-    for (length, status) in [(99, Status::Ok), (100, Status::Ok), (101, Status::TooLarge)] {
+    // There must be room for a deadline and flags besides.
+    let limit = accounted_bytes(3, 100, true, true);
+    let end = (101..).find(|length| accounted_bytes(3, *length, true, true) > limit);
+    let end = end.expect("some value is too long");
+    for (length, status) in [(99, Status::Ok), (end - 1, Status::Ok), (end, Status::TooLarge)] {
         let mut bench = Bench::new(limit);
-        bench.apply("old", set(b"1"));
+        bench.apply("old", set(&[b'1'; 60]));
         assert_eq!(bench.apply("key", set(&vec![b'v'; length])).status, status, "{length}");
         let survivor = if status == Status::Ok { "key" } else { "old" };
         assert_eq!(bench.order(), [survivor]);
@@ -51,10 +53,12 @@ fn an_entry_may_fill_the_shard_and_no_more() {
         let rest = vec![b'v'; length - bench.get("key").number as usize];
         assert_eq!(bench.apply("key", append(&rest)).status, status, "{length}");
     }
-    let mut tiny = Bench::new(ENTRY_OVERHEAD_BYTES + 1);
-    assert_eq!(tiny.apply("n", Operation::Increment { delta: 1 }).status, Status::TooLarge);
+    let mut tiny = Bench::new(accounted_bytes(0, 1, true, true));
+    let long = "n".repeat(10);
+    assert_eq!(tiny.apply(&long, Operation::Increment { delta: 1 }).status, Status::TooLarge);
     assert_eq!(tiny.apply("", Operation::Increment { delta: 9 }).status, Status::Ok);
-    assert_eq!(tiny.apply("", Operation::Increment { delta: 1 }).status, Status::TooLarge);
+    let grown = Operation::Increment { delta: 1_000_000_000 };
+    assert_eq!(tiny.apply("", grown).status, Status::TooLarge);
     assert_eq!(tiny.get("").number, 1);
 }
 
@@ -66,7 +70,7 @@ fn the_longest_and_the_empty_key_are_keys() {
         bench.apply(key, set(b"value"));
         assert_eq!(bench.get(key).value.as_deref(), Some(&b"value"[..]));
     }
-    assert_eq!(bench.store.bytes(), KEY_BYTES_MAX as u64 + 10 + 2 * ENTRY_OVERHEAD_BYTES);
+    assert_eq!(bench.store.bytes(), cost(KEY_BYTES_MAX, 5) + cost(0, 5));
     let restored = Store::restore(&bench.snapshot(), settings(1)).expect("a snapshot");
     restored.check();
     assert_eq!(restored.digest(), bench.store.digest());
@@ -83,7 +87,7 @@ fn key_and_value_do_not_run_into_each_other() {
 
 #[test]
 fn an_entry_removes_a_bounded_number_of_due_keys_the_earliest_first() {
-    let count = EXPIRED_PER_ENTRY_MAX + 33;
+    let count = EXPIRED_PER_ENTRY_MAX + 303;
     let mut bench = Bench::new(1 << 30);
     for number in 0..count {
         let key = format!("{number:05}");
@@ -95,7 +99,7 @@ fn an_entry_removes_a_bounded_number_of_due_keys_the_earliest_first() {
     }
     assert_eq!(bench.store.next_due(), Some(Millis(10_000 - (count as u64 - 1) / 10)));
     bench.at(20_000);
-    assert_eq!(bench.store.keys(), 33);
+    assert_eq!(bench.store.keys(), 303);
     assert_eq!(bench.read("", Operation::KeyCount).number, 0);
     let mut left: Vec<_> = bench.order().into_iter().map(String::from).collect();
     left.sort_unstable();
@@ -113,7 +117,7 @@ fn an_entry_removes_a_bounded_number_of_due_keys_the_earliest_first() {
 
 #[test]
 fn memory_of_a_flushed_shard_is_freed_bit_by_bit() {
-    let count = FREED_PER_ENTRY_MAX * 2 + 10;
+    let count = 50_000;
     let mut store = Store::new(settings(1 << 30));
     for number in 0..count {
         let key = number.to_string();
@@ -123,21 +127,24 @@ fn memory_of_a_flushed_shard_is_freed_bit_by_bit() {
     store.check();
     let flush = Command { key: b"", operation: Operation::Flush };
     store.apply(Version(u64::MAX), &flush, Answer::Unwanted);
-    let waiting = |store: &Store| store.retired.iter().map(Vec::len).sum::<usize>();
-    assert_eq!((waiting(&store), store.keys()), (count, 0));
-    for left in [FREED_PER_ENTRY_MAX + 10, 10, 0, 0] {
-        store.begin_entry(Millis(1), &[]);
-        assert_eq!(waiting(&store), left);
+    assert_eq!((store.retired.is_empty(), store.keys()), (false, 0));
+    let mut steps = 0;
+    while !store.retired.is_empty() {
+        store.begin_entry(Opening::at(Millis(1)));
         store.check();
+        steps += 1;
     }
+    assert!((5..100).contains(&steps), "{steps} steps");
 }
 
 #[test]
-fn keys_whose_hashes_collide_are_told_apart() {
+fn keys_that_share_a_place_and_a_tag_are_told_apart() {
     let mut bench = Bench::new(1 << 20);
-    let hash_of = |number: u32| bench.store.table.hash(&number.to_le_bytes());
-    // About 10 pairs of 300,000 keys share their 32 bits of hash.
-    let mut hashed: Vec<_> = (0..300_000).map(|number| (hash_of(number).bits(), number)).collect();
+    let places = |number: u32| {
+        let [tag, .., part] = bench.store.hash(&number.to_le_bytes()).name().to_bytes();
+        ((tag, part), number)
+    };
+    let mut hashed: Vec<_> = (0..3_000).map(places).collect();
     hashed.sort_unstable();
     let pair = hashed.windows(2).find(|pair| pair[0].0 == pair[1].0).expect("a collision");
     let [one, other] = [pair[0].1.to_le_bytes(), pair[1].1.to_le_bytes()];
@@ -159,26 +166,34 @@ fn keys_whose_hashes_collide_are_told_apart() {
 }
 
 #[test]
-fn the_slot_freed_last_is_used_next() {
-    let mut bench = Bench::new(1 << 20);
-    for key in ["0", "1", "2", "3"] {
-        bench.apply(key, set(b"value"));
+fn memory_that_one_size_of_values_leaves_serves_another() {
+    let mut bench = Bench::new(1 << 30);
+    bench.at(1);
+    let small = vec![b's'; 100];
+    let count = 20_000;
+    for number in 0..count {
+        bench.apply_unchecked(&number.to_string(), set(&small));
     }
-    for key in ["2", "0", "3"] {
-        bench.apply(key, Operation::Delete { version: Version(0), return_old: false });
+    let full = bench.store.entries.pages();
+    // Nine of ten leave, one on every page stays.
+    for number in (0..count).filter(|number| number % 10 != 0) {
+        let delete = Operation::Delete { version: Version(0), return_old: false };
+        bench.apply_unchecked(&number.to_string(), delete);
     }
-    assert_eq!(bench.store.slab.free_slots().collect::<Vec<_>>(), [3, 0, 2]);
-    for (key, slot) in [("a", 3), ("b", 0), ("c", 2), ("d", 4)] {
-        bench.apply(key, set(b"value"));
-        let hash = bench.store.table.hash(key.as_bytes());
-        assert_eq!(bench.store.table.find(&bench.store.slab, hash, key.as_bytes()), Some(slot));
+    for _ in 0..10 {
+        bench.at(1);
+    }
+    let left = bench.store.entries.pages();
+    assert!(left <= full / 10 * 9 / 8 + 4, "{left} of {full} pages for a tenth of the entries");
+    for number in (0..count).filter(|number| number % 10 == 0) {
+        assert_eq!(bench.get(&number.to_string()).number, 100);
     }
 }
 
 #[test]
 fn a_lowered_limit_is_reached_in_steps_and_nothing_grows_meanwhile() {
     let count = 2 * EVICTED_PER_ENTRY_MAX as u64 + 100;
-    let entry = ENTRY_OVERHEAD_BYTES + 8 + 1;
+    let entry = cost(8, 1);
     let mut bench = Bench::new(count * entry);
     bench.at(1);
     for number in 0..count {
@@ -194,7 +209,7 @@ fn a_lowered_limit_is_reached_in_steps_and_nothing_grows_meanwhile() {
     for left in [count - EVICTED_PER_ENTRY_MAX as u64, 100, 50] {
         let mut restored = Store::restore(&bench.snapshot(), settings(1)).expect("our own");
         bench.at(1);
-        restored.begin_entry(Millis(1), &[]);
+        restored.begin_entry(Opening::at(Millis(1)));
         assert_eq!(restored.digest(), bench.store.digest());
         assert_eq!(bench.store.keys(), left);
     }

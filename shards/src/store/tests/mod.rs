@@ -11,9 +11,9 @@ mod semantics;
 mod snapshots;
 mod touches;
 
-use super::{Answer, ReadOutcome, Store, StoreSettings};
+use super::{Answer, Opening, ReadOutcome, Store, StoreSettings, accounted_bytes};
 use crate::command::{Command, Operation};
-use crate::ids::{Millis, Version};
+use crate::ids::{Eviction, Millis, Version};
 use crate::reply::Status;
 
 /// An outcome that owns its value.
@@ -41,7 +41,17 @@ impl From<super::Outcome<'_>> for Seen {
 }
 
 fn settings(bytes_max: u64) -> StoreSettings {
-    StoreSettings { bytes_max, value_bytes_max: 256, hash_seed: 7, touch_interval: Millis(5_000) }
+    StoreSettings {
+        bytes_max,
+        value_bytes_max: 256,
+        eviction: Eviction::Lru,
+        touch_interval: Millis(5_000),
+    }
+}
+
+/// What an entry without deadline and flags counts for.
+fn cost(key_len: usize, value_len: usize) -> u64 {
+    accounted_bytes(key_len, value_len, false, false)
 }
 
 /// A store with a counter for versions, checked after every command.
@@ -57,7 +67,7 @@ impl Bench {
 
     /// Begins an entry at this stamp.
     fn at(&mut self, stamp: u64) -> &mut Self {
-        self.store.begin_entry(Millis(stamp), &[]);
+        self.store.begin_entry(Opening::at(Millis(stamp)));
         self.store.check();
         self
     }

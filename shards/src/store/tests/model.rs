@@ -2,10 +2,11 @@
 
 use super::Seen;
 use crate::command::{Command, End, ExpireCondition, Expiry, Operation, SetCondition};
+use crate::ids::Eviction;
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
-use crate::store::{ENTRY_OVERHEAD_BYTES, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX};
-use std::collections::BTreeMap;
+use crate::store::{EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX, accounted_bytes};
+use std::collections::{BTreeMap, BTreeSet};
 
 const NEVER: u64 = u64::MAX;
 
@@ -24,6 +25,10 @@ pub(super) struct Model {
     pub stamp: u64,
     bytes_max: u64,
     value_bytes_max: u64,
+    eviction: Eviction,
+    visited: BTreeSet<Vec<u8>>,
+    /// The key that the hand of SIEVE points to.
+    hand: Option<Vec<u8>>,
     pub evicted: u64,
     pub expired: u64,
 }
@@ -36,13 +41,16 @@ enum Verdict {
 }
 
 impl Model {
-    pub fn new(bytes_max: u64, value_bytes_max: u64) -> Self {
+    pub fn new(bytes_max: u64, value_bytes_max: u64, eviction: Eviction) -> Self {
         Model {
             entries: BTreeMap::new(),
             order: Vec::new(),
             stamp: 0,
             bytes_max,
             value_bytes_max,
+            eviction,
+            visited: BTreeSet::new(),
+            hand: None,
             evicted: 0,
             expired: 0,
         }
@@ -53,7 +61,7 @@ impl Model {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.entries.iter().map(|(key, entry)| cost(key, &entry.value)).sum()
+        self.entries.iter().map(|(key, entry)| cost(key, entry)).sum()
     }
 
     pub fn order_newest_first(&self) -> impl Iterator<Item = &[u8]> {
@@ -66,7 +74,33 @@ impl Model {
 
     fn forget(&mut self, key: &[u8]) {
         self.entries.remove(key);
+        self.visited.remove(key);
+        if self.hand.as_deref() == Some(key) {
+            let behind = self.order.iter().skip_while(|other| *other != key).nth(1);
+            self.hand = behind.cloned();
+        }
         self.order.retain(|other| other != key);
+    }
+
+    /// The key that goes next, where `written` does not.
+    fn victim(&mut self, written: &[u8]) -> Vec<u8> {
+        if self.eviction == Eviction::Lru {
+            return self.order[0].clone();
+        }
+        let start = self.order.iter().position(|key| Some(key) == self.hand.as_ref());
+        let mut at = start.unwrap_or(0);
+        let mut taken = 0;
+        loop {
+            let key = self.order[at].clone();
+            if key != written {
+                if taken == 256 || !self.visited.remove(&key) {
+                    self.hand = Some(key.clone());
+                    return key;
+                }
+                taken += 1;
+            }
+            at = (at + 1) % self.order.len();
+        }
     }
 
     fn first_due(&self) -> Option<Vec<u8>> {
@@ -83,15 +117,15 @@ impl Model {
         }
         for _ in 0..EVICTED_PER_ENTRY_MAX {
             if self.bytes() > self.bytes_max {
-                self.evict_one();
+                self.evict_one(b"none has this key");
             }
         }
     }
 
-    fn evict_one(&mut self) {
+    fn evict_one(&mut self, written: &[u8]) {
         let due = self.first_due();
         *(if due.is_some() { &mut self.expired } else { &mut self.evicted }) += 1;
-        let victim = due.unwrap_or_else(|| self.order[0].clone());
+        let victim = due.unwrap_or_else(|| self.victim(written));
         self.forget(&victim);
     }
 
@@ -118,11 +152,20 @@ impl Model {
             let number = self.entries.len() as u64;
             self.entries.clear();
             self.order.clear();
+            self.visited.clear();
+            self.hand = None;
             return Seen { number, ..bare(Status::Ok) };
         }
         if let Operation::Limit { bytes_max } = command.operation {
             let number = std::mem::replace(&mut self.bytes_max, bytes_max);
             return Seen { number, ..bare(Status::Ok) };
+        }
+        if let Operation::Evict { eviction } = command.operation {
+            if eviction != self.eviction {
+                self.hand = None;
+            }
+            self.eviction = eviction;
+            return bare(Status::Ok);
         }
         let bytes_max = self.bytes_max.max(self.bytes());
         let key = command.key;
@@ -143,13 +186,17 @@ impl Model {
             Verdict::Refuse(_) => {}
             Verdict::Remove { .. } => self.forget(key),
             Verdict::Store { entry, .. } => {
-                self.forget(key);
-                self.entries.insert(key.to_vec(), entry);
-                self.order.push(key.to_vec());
+                let was_there = self.entries.insert(key.to_vec(), entry).is_some();
+                if self.eviction == Eviction::Sieve && was_there {
+                    self.visited.insert(key.to_vec());
+                } else {
+                    self.order.retain(|other| other != key);
+                    self.order.push(key.to_vec());
+                }
             }
         }
         while self.bytes() > bytes_max {
-            self.evict_one();
+            self.evict_one(key);
         }
         seen
     }
@@ -228,7 +275,8 @@ impl Model {
     }
 
     fn is_too_large(&self, key: &[u8], value: &[u8]) -> bool {
-        value.len() as u64 > self.value_bytes_max || cost(key, value) > self.bytes_max
+        value.len() as u64 > self.value_bytes_max
+            || accounted_bytes(key.len(), value.len(), true, true) > self.bytes_max
     }
 
     fn judge_set(
@@ -319,8 +367,9 @@ impl Model {
     }
 }
 
-fn cost(key: &[u8], value: &[u8]) -> u64 {
-    (key.len() + value.len()) as u64 + ENTRY_OVERHEAD_BYTES
+fn cost(key: &[u8], entry: &Entry) -> u64 {
+    let has_deadline = entry.deadline != NEVER;
+    accounted_bytes(key.len(), entry.value.len(), has_deadline, entry.flags != 0)
 }
 
 fn text_of(value: &[u8]) -> String {

@@ -1,11 +1,13 @@
 //! The store against the model, over random commands in a space so small that evictions,
 //! expiries and conditions that hold happen all the time.
 
+use super::cost;
 use super::model::Model;
 use super::{Random, Seen, settings};
 use crate::command::{Command, End, ExpireCondition, Expiry, Operation, SetCondition};
+use crate::ids::Eviction;
 use crate::ids::{Millis, Version};
-use crate::store::{Answer, ENTRY_OVERHEAD_BYTES, ReadOutcome, Store};
+use crate::store::{Answer, Opening, ReadOutcome, Store, StoreSettings};
 
 /// A command with the bytes it borrows.
 pub(super) struct Generator {
@@ -161,25 +163,31 @@ fn compare_reads(store: &mut Store, model: &Model, generator: &mut Generator, co
     }
 }
 
-fn run(seed: u64, entries: u64, keys: u64, bytes_max: u64) {
-    println!("seed {seed}: {entries} entries, {keys} keys, {bytes_max} bytes");
+fn run(seed: u64, entries: u64, keys: u64, bytes_max: u64, eviction: Eviction) {
+    println!("seed {seed}: {entries} entries, {keys} keys, {bytes_max} bytes, {eviction:?}");
     let mut generator = Generator::new(seed, keys);
-    let mut store = Store::new(settings(bytes_max));
-    let mut model = Model::new(bytes_max, settings(bytes_max).value_bytes_max);
+    let mut store = Store::new(StoreSettings { eviction, ..settings(bytes_max) });
+    let mut model = Model::new(bytes_max, settings(bytes_max).value_bytes_max, eviction);
     let mut version = 0;
     for entry in 0..entries {
         let stamp = generator.stamp(model.stamp);
-        store.begin_entry(Millis(stamp), &[]);
+        store.begin_entry(Opening::at(Millis(stamp)));
         model.begin_entry(stamp);
         compare(&store, &model, &format!("at the start of entry {entry}, seed {seed}"));
         for _ in 0..generator.random.below(6) {
             version += 1;
             // Below this, values are refused that the model does not look at.
             let eighths = generator.random.pick(&[4, 5, 8, 8]);
-            let limit = (bytes_max * eighths / 8).max(bytes_max.min(4 * ENTRY_OVERHEAD_BYTES));
-            let command = match generator.random.once_in(40) {
-                true => Command { key: b"", operation: Operation::Limit { bytes_max: limit } },
-                false => generator.write(&model),
+            let limit = (bytes_max * eighths / 8).max(bytes_max.min(4 * cost(10, 20)));
+            let global = match generator.random.below(400) {
+                0..10 => Some(Operation::Limit { bytes_max: limit }),
+                10 => Some(Operation::Evict { eviction: Eviction::Lru }),
+                11 => Some(Operation::Evict { eviction: Eviction::Sieve }),
+                _ => None,
+            };
+            let command = match global {
+                Some(operation) => Command { key: b"", operation },
+                None => generator.write(&model),
             };
             let context = format!("after {command:?} in entry {entry}, seed {seed}");
             let expected = model.apply(Version(version), &command);
@@ -193,17 +201,21 @@ fn run(seed: u64, entries: u64, keys: u64, bytes_max: u64) {
     assert!(model.expired > entries / 150, "only {} expiries, seed {seed}", model.expired);
 }
 
+fn with_each_policy(seed: u64) -> [(u64, Eviction); 2] {
+    [Eviction::Lru, Eviction::Sieve].map(|eviction| (seed, eviction))
+}
+
 #[test]
 fn random_commands_do_what_the_model_does() {
-    for seed in 1..=12 {
-        run(seed, 4_000, 24, 12 * (ENTRY_OVERHEAD_BYTES + 30));
+    for (seed, eviction) in (1..=12).flat_map(with_each_policy) {
+        run(seed, 4_000, 24, 12 * cost(10, 30), eviction);
     }
 }
 
 #[test]
 fn a_store_with_room_for_one_or_two_entries_does_what_the_model_does() {
-    for seed in 100..=106 {
-        run(seed, 2_000, 6, 2 * ENTRY_OVERHEAD_BYTES + 60);
-        run(seed, 2_000, 6, ENTRY_OVERHEAD_BYTES + 30);
+    for (seed, eviction) in (100..=106).flat_map(with_each_policy) {
+        run(seed, 2_000, 6, 2 * cost(10, 60), eviction);
+        run(seed, 2_000, 6, cost(10, 60), eviction);
     }
 }

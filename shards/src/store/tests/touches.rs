@@ -1,9 +1,10 @@
 //! Reads that count as uses: what they leave, and what applying it does.
 
+use super::cost;
 use super::{Bench, settings};
 use crate::command::{Command, Expiry, Operation, SetCondition};
 use crate::ids::{Millis, Version};
-use crate::store::{ENTRY_OVERHEAD_BYTES, Store, TOUCH_BYTES};
+use crate::store::{Store, TOUCH_BYTES};
 
 const INTERVAL: u64 = 5_000;
 const GET: Operation<'_> = Operation::Get { peek: false };
@@ -49,7 +50,7 @@ fn a_read_moves_nothing_and_its_touch_does() {
 
 #[test]
 fn a_touched_key_outlives_one_that_was_written_later() {
-    let mut bench = long_unused(3 * (ENTRY_OVERHEAD_BYTES + 2));
+    let mut bench = long_unused(3 * cost(1, 1));
     bench.read("a", GET);
     let touches = taken(&mut bench);
     bench.store.apply_touches(&touches);
@@ -83,7 +84,7 @@ fn the_running_clock_counts_where_nothing_is_written() {
 }
 
 #[test]
-fn a_touch_of_what_is_gone_or_replaced_does_nothing() {
+fn a_touch_of_what_is_gone_does_nothing_and_of_what_was_written_since_counts() {
     let mut bench = long_unused(1 << 20);
     for key in ["a", "b", "c"] {
         bench.read(key, GET);
@@ -91,12 +92,12 @@ fn a_touch_of_what_is_gone_or_replaced_does_nothing() {
     let touches = taken(&mut bench);
     bench.apply("a", set(b"2"));
     bench.apply("b", Operation::Delete { version: Version(0), return_old: false });
-    bench.apply("d", set(b"in b's slot"));
+    bench.apply("d", set(b"in b's place"));
     let before = bench.store.digest();
-    bench.store.apply_touches(&touches[..2 * TOUCH_BYTES]);
+    bench.store.apply_touches(&touches[TOUCH_BYTES..2 * TOUCH_BYTES]);
     assert_eq!(bench.store.digest(), before);
     bench.store.apply_touches(&touches);
-    assert_eq!(bench.order(), ["c", "d", "a"]);
+    assert_eq!(bench.order(), ["c", "a", "d"]);
     let beyond = [0xff; TOUCH_BYTES];
     bench.store.apply_touches(&beyond);
     bench.store.check();
@@ -122,7 +123,7 @@ fn a_snapshot_shows_the_order_before_a_touch_that_came_during_it() {
 
 #[test]
 fn where_entries_are_evicted_sooner_than_an_interval_goes_by_the_order_counts() {
-    let mut bench = Bench::new(16 * (ENTRY_OVERHEAD_BYTES + 3));
+    let mut bench = Bench::new(16 * cost(2, 1));
     bench.at(1_000);
     for number in 10..26 {
         bench.apply(&number.to_string(), set(b"v"));

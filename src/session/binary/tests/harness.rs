@@ -154,7 +154,8 @@ fn outcome(operation: &Operation<'_>, old: Option<&Entry>, next: u64) -> Result<
         Operation::Inspect { .. }
         | Operation::KeyCount
         | Operation::Increment { .. }
-        | Operation::Limit { .. } => {
+        | Operation::Limit { .. }
+        | Operation::Evict { .. } => {
             return Err(Status::Invalid);
         }
     })
