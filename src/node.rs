@@ -161,7 +161,7 @@ fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, Sta
         cores: config.cores.count(),
         placement,
         shard_bytes_max: config.shard_bytes_max(),
-        eviction: shards::ids::Eviction::Lru,
+        eviction: config.eviction,
         value_bytes_max: config.value_bytes_max,
         durability: config.durability,
         reads: config.reads,
@@ -277,6 +277,7 @@ fn settings(config: &NodeConfig) -> Settings {
         election_ticks: config.election_ticks,
         value_bytes_max: config.value_bytes_max as u64,
         shard_bytes_max: config.shard_bytes_max(),
+        eviction: u32::from(config.eviction.code()),
         durability: match config.durability {
             Durability::Memory => proto::peer::Durability::Memory,
             Durability::Fsync => proto::peer::Durability::Fsync,

@@ -111,6 +111,8 @@ pub struct Settings {
     pub value_bytes_max: u64,
     /// Accounted bytes a shard may hold.
     pub shard_bytes_max: u64,
+    /// Number of the eviction policy that a new shard has.
+    pub eviction: u32,
     /// What an acknowledgement means.
     pub durability: Durability,
 }
@@ -279,6 +281,7 @@ impl Settings {
             election_ticks: self.election_ticks,
             value_bytes_max: self.value_bytes_max,
             shard_bytes_max: self.shard_bytes_max,
+            eviction: self.eviction,
             durability: durability.into(),
         }
     }
@@ -300,6 +303,7 @@ impl Settings {
             election_ticks: settings.election_ticks,
             value_bytes_max: settings.value_bytes_max,
             shard_bytes_max: settings.shard_bytes_max,
+            eviction: settings.eviction,
             durability,
             cluster: settings.cluster,
         })
@@ -491,13 +495,14 @@ pub fn check(hello: &Hello, settings: &Settings, here: Endpoint) -> Result<(), H
         let (ours, theirs) = (settings.members.clone(), theirs.members.clone());
         return Err(HelloRefusal::Members { node, ours, theirs });
     }
-    let numbers: [(&'static str, u64, u64); 6] = [
+    let numbers: [(&'static str, u64, u64); 7] = [
         ("the number of shards", settings.shards.into(), theirs.shards.into()),
         ("the replication", settings.replication.into(), theirs.replication.into()),
         ("the tick in microseconds", settings.tick_us, theirs.tick_us),
         ("the election in ticks", settings.election_ticks.into(), theirs.election_ticks.into()),
         ("the value limit in bytes", settings.value_bytes_max, theirs.value_bytes_max),
         ("the memory limit of a shard in bytes", settings.shard_bytes_max, theirs.shard_bytes_max),
+        ("the number of the eviction policy", settings.eviction.into(), theirs.eviction.into()),
     ];
     for (setting, ours, theirs) in numbers {
         if ours != theirs {

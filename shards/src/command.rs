@@ -147,17 +147,14 @@ pub enum Operation<'a> {
     },
     /// Remove every key of the shard named by the request. The key is empty.
     Flush,
-    /// Change how many accounted bytes the shard named by the request may hold. `number` is what it
-    /// was before. If it holds more, it evicts down to the new limit over the next entries. The key
-    /// is empty.
+    /// Change how many accounted bytes the shard named by the request may hold, or which entries
+    /// it evicts first. `number` is how many bytes it could hold before. If it holds more than the
+    /// new limit, it evicts down to that over the next entries. The key is empty.
     Limit {
-        /// The new limit.
-        bytes_max: u64,
-    },
-    /// Change which entries the shard named by the request evicts first. The key is empty.
-    Evict {
-        /// The new policy.
-        eviction: Eviction,
+        /// The new limit, or as it was.
+        bytes_max: Option<u64>,
+        /// The new policy, or as it was.
+        eviction: Option<Eviction>,
     },
 }
 
@@ -195,7 +192,6 @@ const DELETE: u8 = 20;
 const EXPIRE: u8 = 21;
 const FLUSH: u8 = 22;
 const LIMIT: u8 = 23;
-const EVICT: u8 = 24;
 
 /// Whether `encoded`, which is an encoded command, only reads.
 pub fn is_encoded_read(encoded: &[u8]) -> bool {
@@ -232,11 +228,11 @@ impl<'a> Command<'a> {
             Operation::Inspect { peek } => header(INSPECT, u8::from(peek)),
             Operation::KeyCount => header(KEY_COUNT, 0),
             Operation::Flush => header(FLUSH, 0),
-            Operation::Limit { bytes_max } => {
-                header(LIMIT, 0);
-                out.extend_from_slice(&bytes_max.to_le_bytes());
+            Operation::Limit { bytes_max, eviction } => {
+                let code = eviction.map_or(0, |eviction| eviction.code() + 1);
+                header(LIMIT, u8::from(bytes_max.is_some()) | code << 1);
+                out.extend_from_slice(&bytes_max.unwrap_or(0).to_le_bytes());
             }
-            Operation::Evict { eviction } => header(EVICT, eviction.code()),
             Operation::Set { flags, condition, expiry, return_old, .. } => {
                 let (condition_code, version) = match condition {
                     SetCondition::Always => (0, Version(0)),
@@ -292,7 +288,7 @@ impl<'a> Command<'a> {
             return Err(DecodeError::BadField);
         }
         let fixed_length = match code {
-            GET | INSPECT | KEY_COUNT | FLUSH | EVICT => 0,
+            GET | INSPECT | KEY_COUNT | FLUSH => 0,
             SET => 20,
             EXTEND | INCREMENT | DELETE | EXPIRE | LIMIT => 8,
             COUNT => 32,
@@ -312,10 +308,12 @@ impl<'a> Command<'a> {
             INSPECT => Operation::Inspect { peek: modifiers & 1 == 1 },
             KEY_COUNT => Operation::KeyCount,
             FLUSH => Operation::Flush,
-            LIMIT => Operation::Limit { bytes_max: fields.u64_at(0) },
-            EVICT => match Eviction::from_code(modifiers) {
-                Some(eviction) => Operation::Evict { eviction },
-                None => return Err(DecodeError::BadField),
+            LIMIT => Operation::Limit {
+                bytes_max: (modifiers & 1 == 1).then(|| fields.u64_at(0)),
+                eviction: match modifiers >> 1 {
+                    0 => None,
+                    code => Some(Eviction::from_code(code - 1).ok_or(DecodeError::BadField)?),
+                },
             },
             SET => Operation::Set {
                 value,
@@ -545,9 +543,11 @@ mod tests {
         let mut commands: Vec<_> =
             operations.into_iter().map(|operation| Command { key: b"key", operation }).collect();
         commands.push(Command { key: b"", operation: Operation::Flush });
-        commands.push(Command { key: b"", operation: Operation::Limit { bytes_max: 1 << 40 } });
-        for eviction in [Eviction::Lru, Eviction::Sieve] {
-            commands.push(Command { key: b"", operation: Operation::Evict { eviction } });
+        for eviction in [None, Some(Eviction::Lru), Some(Eviction::Sieve)] {
+            for bytes_max in [None, Some(1 << 40)] {
+                let operation = Operation::Limit { bytes_max, eviction };
+                commands.push(Command { key: b"", operation });
+            }
         }
         commands.push(Command { key: b"", operation: Operation::KeyCount });
         commands

@@ -418,6 +418,8 @@ pub struct ShardStatus {
     pub bytes: u64,
     /// Accounted bytes allowed.
     pub bytes_max: u64,
+    /// Which entries are evicted first.
+    pub eviction: Eviction,
     /// Digest of the state at the applied index.
     pub digest: u64,
     /// Entries evicted by this replica since its start.

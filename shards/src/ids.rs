@@ -118,6 +118,19 @@ impl Eviction {
         }
     }
 
+    /// The name that people know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Eviction::Lru => "lru",
+            Eviction::Sieve => "sieve",
+        }
+    }
+
+    /// What a name stands for.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Eviction::Lru, Eviction::Sieve].into_iter().find(|eviction| eviction.name() == name)
+    }
+
     /// What a number stands for.
     pub fn from_code(code: u8) -> Option<Self> {
         match code {

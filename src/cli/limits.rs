@@ -1,4 +1,5 @@
-//! `coracle limits`: what the nodes may hold; and `set`, which changes it for all of them.
+//! `coracle limits`: what the nodes may hold and what they evict first; and `set`, which changes
+//! either for all of them.
 
 use std::io::{self, Write as _};
 
@@ -29,14 +30,18 @@ pub struct LimitsOptions {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Action {
-    /// Changes what each node may hold, on all nodes at once
+    /// Changes what each node may hold, or what it evicts first, on all nodes at once
     ///
     /// It becomes part of the data: it holds after restarts, whatever the configuration says. What
     /// exceeds a lower limit is evicted little by little.
+    #[command(arg_required_else_help = true)]
     Set {
         /// Accounted bytes of keys and values on a node, as in 8GiB
         #[arg(long, value_name = "SIZE", value_parser = size)]
-        memory: u64,
+        memory: Option<u64>,
+        /// Which keys go first
+        #[arg(long, value_name = "POLICY", value_parser = ["lru", "sieve"])]
+        eviction: Option<String>,
     },
 }
 
@@ -45,14 +50,17 @@ pub fn run(options: LimitsOptions) -> Result<(), CommandError> {
     let node = Node::resolve(&options.addr)?;
     let view: LimitsView = match options.action {
         None => node.get("/v1/limits")?,
-        Some(Action::Set { memory }) => {
-            let document = serde_json::to_string(&LimitsWish { memory_bytes: memory });
+        Some(Action::Set { memory: memory_bytes, eviction }) => {
+            let document = serde_json::to_string(&LimitsWish { memory_bytes, eviction });
             let document = document.map_err(|error| CommandError::Failed(error.to_string()))?;
             node.post("/v1/limits", &document)?
         }
     };
     let (used, limit) = (bytes(view.used_bytes), bytes(view.memory_bytes));
-    let evicted = grouped(view.evicted);
-    writeln!(io::stdout(), "{used} of {limit} are in use on this node; {evicted} keys evicted")?;
+    let (evicted, eviction) = (grouped(view.evicted), view.eviction);
+    writeln!(
+        io::stdout(),
+        "{used} of {limit} are in use on this node; {evicted} keys evicted by {eviction}"
+    )?;
     Ok(())
 }

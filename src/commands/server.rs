@@ -4,6 +4,7 @@ use proto::resp::request::Arguments;
 use proto::resp::{encode, parse_integer};
 use shards::command::Operation;
 use shards::contract::Durability;
+use shards::ids::Eviction;
 
 use crate::commands::render::Shape;
 use crate::commands::{Execution, errors, shown};
@@ -58,7 +59,7 @@ fn parameters(facts: &ServerFacts) -> Vec<(&'static str, String)> {
         ("databases", "1".into()),
         ("maxclients", number(u64::from(facts.connections_max))),
         ("maxmemory", number(facts.memory_limit())),
-        ("maxmemory-policy", "allkeys-lru".into()),
+        ("maxmemory-policy", facts.eviction_policy().into()),
         ("notify-keyspace-events", String::new()),
         ("port", number(u64::from(facts.port))),
         ("proto-max-bulk-len", number(facts.value_bytes_max as u64)),
@@ -84,32 +85,50 @@ pub(super) fn config_get(execution: &mut Execution<'_, '_>, arguments: Arguments
     });
 }
 
-/// CONFIG SET parameter value \[parameter value ...\]: `maxmemory` can be set, for every node of
-/// the cluster alike, and nothing else.
+/// CONFIG SET parameter value \[parameter value ...\]: `maxmemory` and `maxmemory-policy` can be
+/// set, for every node of the cluster alike, and nothing else.
 pub(super) fn config_set(execution: &mut Execution<'_, '_>, arguments: Arguments<'_>) {
-    let mut bytes_max = None;
+    let (mut bytes_max, mut eviction) = (None, None);
     for place in (2..arguments.len()).step_by(2) {
         let Some(value) = arguments.get(place + 1) else {
             return execution.error("ERR wrong number of arguments for 'config|set' command");
         };
         match parameter(execution, arguments.at(place), value) {
-            Ok(bytes) => bytes_max = Some(bytes),
+            Ok(Parameter::BytesMax(bytes)) => bytes_max = Some(bytes),
+            Ok(Parameter::Eviction(policy)) => eviction = Some(policy),
             Err(error) => return execution.error(&error),
         }
     }
-    if let Some(bytes_max) = bytes_max {
-        execution.request_all_shards(Shape::Ok, Aggregate::AllOk, Operation::Limit { bytes_max });
-    }
+    let operation = Operation::Limit { bytes_max, eviction };
+    execution.request_all_shards(Shape::Ok, Aggregate::AllOk, operation);
 }
 
-/// Bytes per shard that a parameter of CONFIG SET asks for.
-fn parameter(execution: &Execution<'_, '_>, name: &[u8], value: &[u8]) -> Result<u64, String> {
+/// What CONFIG SET can change.
+enum Parameter {
+    /// Bytes per shard.
+    BytesMax(u64),
+    Eviction(Eviction),
+}
+
+/// What a parameter of CONFIG SET asks for.
+fn parameter(
+    execution: &Execution<'_, '_>,
+    name: &[u8],
+    value: &[u8],
+) -> Result<Parameter, String> {
     let facts = execution.context.facts;
     let failed = |name: &[u8], reason: &str| {
         let name = shown(name, 128);
         let intro = "ERR CONFIG SET failed (possibly related to argument";
         Err(format!("{intro} '{name}') - {reason}"))
     };
+    if name.eq_ignore_ascii_case(b"maxmemory-policy") {
+        return match value.to_ascii_lowercase().as_slice() {
+            b"allkeys-lru" => Ok(Parameter::Eviction(Eviction::Lru)),
+            b"allkeys-sieve" => Ok(Parameter::Eviction(Eviction::Sieve)),
+            _ => failed(name, "argument must be one of the following: allkeys-lru, allkeys-sieve"),
+        };
+    }
     if !name.eq_ignore_ascii_case(b"maxmemory") {
         let is_known =
             parameters(facts).iter().any(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
@@ -133,7 +152,7 @@ fn parameter(execution: &Execution<'_, '_>, name: &[u8], value: &[u8]) -> Result
         );
         return failed(name, &reason);
     }
-    Ok(per_shard)
+    Ok(Parameter::BytesMax(per_shard))
 }
 
 /// A size as Redis writes it: `100mb` are 100 times 2^20 bytes, `100m` 100 times 10^6.

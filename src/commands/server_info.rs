@@ -97,12 +97,13 @@ fn memory(context: &SessionContext<'_>, text: &mut String) -> std::fmt::Result {
         text,
         "used_memory:{}\r\nused_memory_human:{}\r\nused_memory_rss:{}\r\n\
          used_memory_rss_human:{}\r\nmaxmemory:{limit}\r\nmaxmemory_human:{}\r\n\
-         maxmemory_policy:allkeys-lru\r\nmem_allocator:mimalloc\r\n",
+         maxmemory_policy:{}\r\nmem_allocator:mimalloc\r\n",
         totals.bytes,
         human(totals.bytes),
         totals.resident_bytes,
         human(totals.resident_bytes),
         human(limit),
+        context.facts.eviction_policy(),
     )
 }
 

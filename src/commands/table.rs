@@ -651,7 +651,10 @@ const CONFIG: &[CommandSpec] = &[
         -4,
         ADMIN,
         Server,
-        ("2.0.0", "Changes maxmemory, on all nodes alike. Other settings are fixed at the start."),
+        (
+            "2.0.0",
+            "Changes maxmemory or maxmemory-policy, on all nodes. Others are fixed at start.",
+        ),
         server::config_set,
     ),
     plain(

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shards::contract::{Durability, ReadMode};
-use shards::ids::NodeId;
+use shards::ids::{Eviction, NodeId};
 use shards::placement::{Placement, PlacementError, SLOTS};
 
 use layers::{Layers, Origin};
@@ -148,6 +148,8 @@ pub struct NodeConfig {
     pub shards: u16,
     /// Accounted bytes this node may hold.
     pub memory_bytes: u64,
+    /// Which entries are evicted first, in a cluster that is new.
+    pub eviction: Eviction,
     /// What an acknowledgement means.
     pub durability: Durability,
     /// How reads are confirmed.
@@ -221,6 +223,7 @@ impl NodeConfig {
             cores: reader.cores(machine)?,
             shards: reader.integer("shards", 1, u64::from(SLOTS))? as u16,
             memory_bytes: reader.read("memory", values::size)?,
+            eviction: reader.read("eviction", eviction)?,
             durability: reader.read("durability", durability)?,
             reads: reader.read("reads", reads)?,
             port: reader.port("port")?,
@@ -492,6 +495,10 @@ fn directory(text: &str) -> Result<PathBuf, String> {
         return Err("it is empty".into());
     }
     Ok(PathBuf::from(text))
+}
+
+fn eviction(text: &str) -> Result<Eviction, String> {
+    values::choice(text, &[("lru", Eviction::Lru), ("sieve", Eviction::Sieve)])
 }
 
 fn durability(text: &str) -> Result<Durability, String> {

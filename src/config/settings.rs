@@ -103,6 +103,15 @@ pub const SETTINGS: &[Setting] = &[
          holds. The same on every node",
     ),
     setting(
+        "eviction",
+        "lru|sieve",
+        "lru",
+        "Which keys go first when memory is needed: those unused for longest, or (sieve) those \
+         unused since the last look at them, which keeps more of what is popular and is not upset \
+         by scans. For a cluster that is new; `coracle limits set --eviction` changes it later. \
+         The same on every node",
+    ),
+    setting(
         "touch_interval",
         "DURATION",
         "5s",

@@ -11,6 +11,8 @@ use hyper::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use shards::ids::Eviction;
+
 use super::collector::Collector;
 use super::view::{LimitsView, LimitsWish};
 
@@ -44,19 +46,27 @@ impl LimitsError {
     }
 }
 
+fn name(eviction: Eviction) -> String {
+    eviction.name().to_owned()
+}
+
 /// What this node holds and may hold.
 pub async fn limits(collector: &Collector) -> LimitsView {
     let report = collector.report().await;
-    let mut view = LimitsView { memory_bytes: 0, used_bytes: 0, evicted: 0 };
+    let eviction = collector.config().eviction;
+    let mut view =
+        LimitsView { memory_bytes: 0, used_bytes: 0, evicted: 0, eviction: name(eviction) };
     for (_, status) in report.replicas() {
         view.memory_bytes += status.bytes_max;
         view.used_bytes += status.bytes;
         view.evicted += status.evicted;
+        view.eviction = name(status.eviction);
     }
     view
 }
 
-/// Changes the limit of every shard, so that a node holds at most what the wish says.
+/// Changes the limit of every shard, so that a node holds at most what the wish says, or the
+/// policy.
 ///
 /// # Errors
 /// See [`LimitsError`].
@@ -65,7 +75,7 @@ pub async fn set_limits(
     wish: &LimitsWish,
 ) -> Result<LimitsView, LimitsError> {
     let address = collector.config().data_listen_address();
-    let answer = tokio::time::timeout(AGREEMENT_DEADLINE, ask(address, wish.memory_bytes)).await;
+    let answer = tokio::time::timeout(AGREEMENT_DEADLINE, ask(address, wish)).await;
     let answer = answer.map_err(|_| LimitsError::Unknown)??;
     match answer.as_str() {
         "+OK" => Ok(limits(collector).await),
@@ -77,9 +87,20 @@ pub async fn set_limits(
 }
 
 /// The first line of the answer to CONFIG SET.
-async fn ask(address: SocketAddr, memory_bytes: u64) -> Result<String, LimitsError> {
+async fn ask(address: SocketAddr, wish: &LimitsWish) -> Result<String, LimitsError> {
     let mut stream = TcpStream::connect(address).await.map_err(LimitsError::Unreachable)?;
-    let request = format!("CONFIG SET maxmemory {memory_bytes}\r\n");
+    let mut request = "CONFIG SET".to_owned();
+    if let Some(bytes) = wish.memory_bytes {
+        request += &format!(" maxmemory {bytes}");
+    }
+    if let Some(eviction) = &wish.eviction {
+        request += match Eviction::from_name(eviction) {
+            Some(Eviction::Lru) => " maxmemory-policy allkeys-lru",
+            Some(Eviction::Sieve) => " maxmemory-policy allkeys-sieve",
+            None => return Err(LimitsError::Refused(format!("there is no policy {eviction:?}"))),
+        };
+    }
+    request += "\r\n";
     stream.write_all(request.as_bytes()).await.map_err(|_| LimitsError::Unknown)?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n") && answer.len() < ANSWER_BYTES_MAX {

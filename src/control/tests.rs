@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use shards::contract::{AdminCommand, Health, LeaderView, ReplicaStatus, Role, ShardStatus};
-use shards::ids::{CoreIndex, Index, Nanos, NodeId, ShardId, Term};
+use shards::ids::{CoreIndex, Eviction, Index, Nanos, NodeId, ShardId, Term};
 
 use super::messages::{CONTROL_QUEUE_MAX, CoreCounters, CoreReport};
 use super::view::{CoresView, ReadinessView, ReplicasView, RoleView, ShardsView, TransferDone};
@@ -84,6 +84,7 @@ fn report(config: &NodeConfig, core: CoreIndex, script: &Script) -> CoreReport {
             keys: 7,
             bytes: 700,
             bytes_max: 1 << 20,
+            eviction: Eviction::Lru,
             digest: 0xfeed_f00d_dead_beef,
             evicted: 1,
             expired: 2,

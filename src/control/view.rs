@@ -253,14 +253,18 @@ pub struct LimitsView {
     pub used_bytes: u64,
     /// Entries evicted since the node started.
     pub evicted: u64,
+    /// Which entries are evicted first: `lru` or `sieve`.
+    pub eviction: String,
 }
 
 /// What is posted to `/v1/limits`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsWish {
-    /// Accounted bytes that each node may hold.
-    pub memory_bytes: u64,
+    /// Accounted bytes that each node may hold, if that is to change.
+    pub memory_bytes: Option<u64>,
+    /// Which entries are evicted first, if that is to change: `lru` or `sieve`.
+    pub eviction: Option<String>,
 }
 
 /// What is posted to `/v1/shards/{shard}/recover`.

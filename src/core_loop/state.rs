@@ -127,6 +127,7 @@ impl NodeBoard {
             sum.keys += core.keys;
             sum.bytes += core.bytes;
             sum.limit_bytes += core.limit_bytes;
+            sum.eviction = core.eviction.or(sum.eviction);
             sum.hits += core.hits;
             sum.misses += core.misses;
             sum.evicted += core.evicted;
@@ -406,6 +407,7 @@ impl State {
             own.keys_led += if status.role == Role::Leader { status.keys } else { 0 };
             own.bytes += status.bytes;
             own.limit_bytes += status.bytes_max;
+            own.eviction = Some(status.eviction);
             own.hits += status.hits;
             own.misses += status.misses;
             own.evicted += status.evicted;

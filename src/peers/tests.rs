@@ -53,6 +53,7 @@ fn peers() -> Peers {
             election_ticks: 6,
             value_bytes_max: 1 << 20,
             shard_bytes_max: 1 << 20,
+            eviction: 0,
             durability: Durability::Memory,
         },
         hosts: vec![(NodeId(2), IpAddr::V4(Ipv4Addr::LOCALHOST))],

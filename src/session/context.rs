@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shards::command::RequestBatch;
 use shards::contract::{Durability, Now};
+use shards::ids::Eviction;
 
 use crate::cluster_map::ClusterMap;
 use crate::config::NodeConfig;
@@ -66,6 +67,8 @@ pub struct NodeTotals {
     pub bytes: u64,
     /// Accounted bytes that all replicas here may hold.
     pub limit_bytes: u64,
+    /// Which entries are evicted first, once that is known.
+    pub eviction: Option<Eviction>,
     /// Reads that found their key.
     pub hits: u64,
     /// Reads that did not.
@@ -105,6 +108,8 @@ pub struct ServerFacts {
     pub value_bytes_max: usize,
     /// What an acknowledgement means.
     pub durability: Durability,
+    /// Which entries are evicted first, as configured.
+    pub eviction: Eviction,
     /// Totals of the node, refreshed by the core loop about once a second.
     pub totals: NodeTotals,
 }
@@ -115,6 +120,14 @@ impl ServerFacts {
         match self.totals.limit_bytes {
             0 => self.memory_bytes,
             limit => limit,
+        }
+    }
+
+    /// Which entries are evicted first, in Redis' words: as last set for the cluster.
+    pub fn eviction_policy(&self) -> &'static str {
+        match self.totals.eviction.unwrap_or(self.eviction) {
+            Eviction::Lru => "allkeys-lru",
+            Eviction::Sieve => "allkeys-sieve",
         }
     }
 }
@@ -129,6 +142,7 @@ impl ServerFacts {
             cores,
             port: config.port,
             memory_bytes: config.memory_bytes,
+            eviction: config.eviction,
             connections_max: config.connections_max,
             value_bytes_max: config.value_bytes_max.min(proto::limits::VALUE_BYTES_MAX),
             durability: config.durability,

@@ -48,6 +48,7 @@ pub(crate) fn facts() -> ServerFacts {
         cores: 2,
         port: 7400,
         memory_bytes: 1 << 30,
+        eviction: shards::ids::Eviction::Lru,
         connections_max: 10_000,
         value_bytes_max: 1 << 20,
         durability: Durability::Memory,

@@ -102,5 +102,15 @@ fn the_command_line_changes_the_limit_of_all_nodes_or_says_why_not() {
     });
     let (is_done, text) = limits(&cluster, 3, &["set", "--memory", "1KiB"]);
     assert!(!is_done && text.contains("must fit"), "{text}");
+    assert!(limits(&cluster, 1, &[]).1.contains("evicted by lru"));
+    let (is_done, text) = limits(&cluster, 1, &["set", "--eviction", "sieve"]);
+    assert!(is_done, "{text}");
+    cluster.wait("another node evicts by the new policy", DEADLINE, || {
+        limits(&cluster, 2, &[]).1.contains("evicted by sieve")
+    });
+    let mut connection = cluster.resp(3, 7400);
+    cluster.wait("clients see it", DEADLINE, || {
+        parameter(&mut connection, "maxmemory-policy") == "allkeys-sieve"
+    });
     assert_eq!(held(&cluster, 3).1, 12 << 20);
 }

@@ -15,6 +15,7 @@ fn settings() -> Settings {
         election_ticks: 6,
         value_bytes_max: 1 << 20,
         shard_bytes_max: 32 << 20,
+        eviction: 0,
         durability: Durability::Memory,
     }
 }
@@ -68,7 +69,7 @@ fn a_node_with_the_same_settings_is_accepted() {
 #[test]
 fn every_setting_that_differs_is_refused_by_name() {
     type Change = fn(&mut Hello);
-    let changes: [(Change, &str); 13] = [
+    let changes: [(Change, &str); 14] = [
         (|hello| hello.settings.cluster.push('!'), "the cluster is \"coracle\" here"),
         (|hello| hello.settings.members.push(4), "the members are [1, 2, 3] here"),
         (|hello| hello.settings.shards = 31, "the number of shards is 32 here and 31 at node 1"),
@@ -77,6 +78,7 @@ fn every_setting_that_differs_is_refused_by_name() {
         (|hello| hello.settings.election_ticks = 7, "the election in ticks is 6 here and 7"),
         (|hello| hello.settings.value_bytes_max = 1, "the value limit in bytes is 1048576"),
         (|hello| hello.settings.shard_bytes_max = 1, "the memory limit of a shard in bytes is"),
+        (|hello| hello.settings.eviction = 1, "the number of the eviction policy is"),
         (|hello| hello.settings.durability = Durability::Fsync, "the durability is memory here"),
         (|hello| hello.to.core = 0, "this is core 1 of node 2 and not core 0 of node 2"),
         (|hello| hello.from.node = 2, "node 2 greets itself"),

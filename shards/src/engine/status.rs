@@ -20,6 +20,7 @@ impl Core {
             keys: 0,
             bytes: 0,
             bytes_max: self.config.shard_bytes_max,
+            eviction: self.config.eviction,
             digest: 0,
             evicted: 0,
             expired: 0,
@@ -38,6 +39,7 @@ impl Core {
             status.keys = store.keys();
             status.bytes = store.bytes();
             status.bytes_max = store.bytes_max();
+            status.eviction = store.eviction();
             status.digest = store.digest();
             status.evicted = store.evicted();
             status.expired = store.expired();

@@ -103,16 +103,13 @@ impl Store {
                 self.flush();
                 Effect { number, ..Effect::bare(Status::Ok) }
             }
-            Operation::Limit { bytes_max } => {
-                let bytes_max = bytes_max.min(SHARD_BYTES_MAX);
-                let number = std::mem::replace(&mut self.bytes_max, bytes_max);
-                Effect { number, ..Effect::bare(Status::Ok) }
-            }
-            Operation::Evict { eviction } => {
-                if self.policy.eviction() != eviction {
+            Operation::Limit { bytes_max: limit, eviction } => {
+                let limit = limit.map_or(self.bytes_max, |limit| limit.min(SHARD_BYTES_MAX));
+                let number = std::mem::replace(&mut self.bytes_max, limit);
+                if let Some(eviction) = eviction.filter(|wanted| *wanted != self.eviction()) {
                     self.policy = ActivePolicy::new(eviction, Address::NONE);
                 }
-                Effect::bare(Status::Ok)
+                Effect { number, ..Effect::bare(Status::Ok) }
             }
             _ => self.apply_to_key(version, command, answer),
         };
@@ -177,8 +174,7 @@ impl Store {
             | Operation::Inspect { .. }
             | Operation::KeyCount
             | Operation::Flush
-            | Operation::Limit { .. }
-            | Operation::Evict { .. } => Effect::bare(Status::Invalid),
+            | Operation::Limit { .. } => Effect::bare(Status::Invalid),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use shards::command::{Command, Operation, RequestBatch};
 use shards::contract::{AdminCommand, Durability, Health, Role};
-use shards::ids::{Address, CoreIndex, NodeId, ShardId};
+use shards::ids::{Address, CoreIndex, Eviction, NodeId, ShardId};
 use shards::reply::Token;
 
 use crate::options::{MILLI, SECOND};
@@ -307,11 +307,14 @@ impl World {
         let at = self.some_core();
         let most = self.options.shard_bytes_max;
         let bytes_max = self.chaos.between(most / 2, most);
-        let command = Command { key: b"", operation: Operation::Limit { bytes_max } };
+        let eviction = [None, Some(Eviction::Lru), Some(Eviction::Sieve)];
+        let eviction = *self.chaos.pick(&eviction);
+        let operation = Operation::Limit { bytes_max: Some(bytes_max), eviction };
+        let command = Command { key: b"", operation };
         let mut batch = RequestBatch::default();
         let token = Token { connection: NOBODY, sequence: 0, part: 0 };
         batch.push(shard, token, false, &command);
-        self.tell(|| format!("{at} is asked to let {shard} hold {bytes_max} bytes"));
+        self.tell(|| format!("{at} is asked to let {shard} hold {bytes_max} bytes, {eviction:?}"));
         self.mail(at, None, Mail::Requests(batch));
     }
 

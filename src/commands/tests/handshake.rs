@@ -4,6 +4,7 @@ use super::dialogue;
 use crate::commands::table::COMMANDS;
 use crate::session::PortKind;
 use crate::session::tests::Rig;
+use shards::ids::Eviction;
 
 #[test]
 fn a_connection_is_greeted_named_and_left() {
@@ -177,7 +178,15 @@ fn the_configuration_answers_what_tools_ask() {
     let placement = &rig.cluster.layout().placement;
     let expected = (2 << 30) / placement.replicas_per_node_max();
     assert_eq!(rig.engine.limits.len(), shards);
-    assert!(rig.engine.limits.iter().all(|&(_, bytes_max)| bytes_max == expected));
+    assert!(rig.engine.limits.iter().all(|limit| (limit.1, limit.2) == (Some(expected), None)));
+    rig.engine.limits.clear();
+    let both = "CONFIG SET maxmemory 1gb Maxmemory-Policy allkeys-SIEVE";
+    assert_eq!(rig.command(both), "+OK\r\n");
+    let expected = (Some(expected / 2), Some(Eviction::Sieve));
+    assert_eq!(rig.engine.limits.len(), shards);
+    assert!(rig.engine.limits.iter().all(|limit| (limit.1, limit.2) == expected));
+    let refused = rig.command("CONFIG SET maxmemory-policy noeviction");
+    assert!(refused.contains("must be one of"), "{refused}");
 }
 
 #[test]

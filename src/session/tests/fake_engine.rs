@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use shards::command::{
     Command, End, ExpireCondition, Expiry, Operation, RequestBatch, SetCondition,
 };
-use shards::ids::{Millis, ShardId};
+use shards::ids::{Eviction, Millis, ShardId};
 use shards::reply::{Reply, Status, Token};
 
 /// A seeded generator that shuffles (SplitMix64).
@@ -41,7 +41,7 @@ struct Entry {
 pub(crate) struct FakeEngine {
     entries: HashMap<Vec<u8>, Entry>,
     /// The limits that were set.
-    pub limits: Vec<(ShardId, u64)>,
+    pub limits: Vec<(ShardId, Option<u64>, Option<Eviction>)>,
     /// How many reads counted as uses of their keys, and how many did not.
     pub uses_and_peeks: (usize, usize),
     /// What every command comes to, instead of running.
@@ -110,8 +110,8 @@ impl FakeEngine {
                 let count = self.entries.values().filter(|entry| entry.shard == shard).count();
                 (Reply { number: count as u64, ..bare(Status::Ok) }, None)
             }
-            (Operation::Limit { bytes_max }, _) => {
-                self.limits.push((shard, bytes_max));
+            (Operation::Limit { bytes_max, eviction }, _) => {
+                self.limits.push((shard, bytes_max, eviction));
                 (bare(Status::Ok), None)
             }
             (Operation::Flush, _) => {

@@ -199,7 +199,7 @@ fn a_lowered_limit_is_reached_in_steps_and_nothing_grows_meanwhile() {
     for number in 0..count {
         bench.apply_unchecked(&format!("{number:08}"), set(b"v"));
     }
-    let limit = |bytes_max| Operation::Limit { bytes_max };
+    let limit = |bytes_max| Operation::Limit { bytes_max: Some(bytes_max), eviction: None };
     assert_eq!(bench.apply_unchecked("", limit(50 * entry)).number, count * entry);
     assert_eq!(bench.store.keys(), count, "nothing goes at once");
     assert!(bench.store.is_above_limit());

@@ -49,6 +49,11 @@ fn settings(bytes_max: u64) -> StoreSettings {
     }
 }
 
+/// A change of the policy.
+fn policy(eviction: Eviction) -> Operation<'static> {
+    Operation::Limit { bytes_max: None, eviction: Some(eviction) }
+}
+
 /// What an entry without deadline and flags counts for.
 fn cost(key_len: usize, value_len: usize) -> u64 {
     accounted_bytes(key_len, value_len, false, false)

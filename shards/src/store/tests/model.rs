@@ -156,16 +156,14 @@ impl Model {
             self.hand = None;
             return Seen { number, ..bare(Status::Ok) };
         }
-        if let Operation::Limit { bytes_max } = command.operation {
-            let number = std::mem::replace(&mut self.bytes_max, bytes_max);
-            return Seen { number, ..bare(Status::Ok) };
-        }
-        if let Operation::Evict { eviction } = command.operation {
-            if eviction != self.eviction {
+        if let Operation::Limit { bytes_max, eviction } = command.operation {
+            let number = self.bytes_max;
+            self.bytes_max = bytes_max.unwrap_or(number);
+            if eviction.is_some_and(|eviction| eviction != self.eviction) {
                 self.hand = None;
             }
-            self.eviction = eviction;
-            return bare(Status::Ok);
+            self.eviction = eviction.unwrap_or(self.eviction);
+            return Seen { number, ..bare(Status::Ok) };
         }
         let bytes_max = self.bytes_max.max(self.bytes());
         let key = command.key;

@@ -1,9 +1,9 @@
 //! The store against the model, over random commands in a space so small that evictions,
 //! expiries and conditions that hold happen all the time.
 
-use super::cost;
 use super::model::Model;
 use super::{Random, Seen, settings};
+use super::{cost, policy};
 use crate::command::{Command, End, ExpireCondition, Expiry, Operation, SetCondition};
 use crate::ids::Eviction;
 use crate::ids::{Millis, Version};
@@ -180,9 +180,9 @@ fn run(seed: u64, entries: u64, keys: u64, bytes_max: u64, eviction: Eviction) {
             let eighths = generator.random.pick(&[4, 5, 8, 8]);
             let limit = (bytes_max * eighths / 8).max(bytes_max.min(4 * cost(10, 20)));
             let global = match generator.random.below(400) {
-                0..10 => Some(Operation::Limit { bytes_max: limit }),
-                10 => Some(Operation::Evict { eviction: Eviction::Lru }),
-                11 => Some(Operation::Evict { eviction: Eviction::Sieve }),
+                0..10 => Some(Operation::Limit { bytes_max: Some(limit), eviction: None }),
+                10 => Some(policy(Eviction::Lru)),
+                11 => Some(policy(Eviction::Sieve)),
                 _ => None,
             };
             let command = match global {

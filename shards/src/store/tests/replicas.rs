@@ -1,10 +1,10 @@
 //! Stores that applied the same log hold the same state: whatever their hash seed, whether or not
 //! somebody waits for outcomes, and restored from a snapshot at any point.
 
-use super::cost;
 use super::model::Model;
 use super::random::Generator;
 use super::{Bench, Random, settings};
+use super::{cost, policy};
 use crate::command::{Command, Expiry, Operation, SetCondition};
 use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::Eviction;
@@ -168,7 +168,7 @@ fn any_difference_of_state_shows_in_the_digest() {
         |bench| drop(bench.apply("", Operation::Flush)),
         |bench| bench.store.bytes_max -= 1,
         |bench| bench.store.key_secret = 1,
-        |bench| drop(bench.apply("", Operation::Evict { eviction: Eviction::Sieve })),
+        |bench| drop(bench.apply("", policy(Eviction::Sieve))),
     ];
     let mut digests: Vec<u64> = variants
         .iter()
@@ -181,7 +181,7 @@ fn any_difference_of_state_shows_in_the_digest() {
     // The same uses in another order: with SIEVE that leaves no trace, with LRU it does.
     let used_in_order = |keys: [&str; 2], eviction| {
         let mut bench = mixed();
-        bench.apply("", Operation::Evict { eviction });
+        bench.apply("", policy(eviction));
         for key in keys {
             let entry = bench.store.find(bench.store.hash(key.as_bytes()), key.as_bytes());
             bench.store.touch(entry.expect("it is there"));

@@ -2,7 +2,7 @@
 //! from pieces they are that state again; and nothing else is taken for one.
 
 use super::replicas::{apply_entry, mixed, random_log};
-use super::{Bench, Random, cost, settings};
+use super::{Bench, Random, cost, policy, settings};
 use crate::command::{Expiry, Operation, SetCondition};
 use crate::ids::{Eviction, Index, Millis, Version};
 use crate::store::digest::hash_bytes;
@@ -503,7 +503,7 @@ fn snapshots_that_never_end_do_not_spoil_a_later_one() {
 #[test]
 fn the_hand_of_the_policy_and_its_marks_are_in_the_snapshot() {
     let mut bench = Bench::new(8 * cost(1, 5));
-    bench.apply("", Operation::Evict { eviction: Eviction::Sieve });
+    bench.apply("", policy(Eviction::Sieve));
     for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
         bench.apply(key, set(b"value"));
     }

@@ -154,8 +154,7 @@ fn outcome(operation: &Operation<'_>, old: Option<&Entry>, next: u64) -> Result<
         Operation::Inspect { .. }
         | Operation::KeyCount
         | Operation::Increment { .. }
-        | Operation::Limit { .. }
-        | Operation::Evict { .. } => {
+        | Operation::Limit { .. } => {
             return Err(Status::Invalid);
         }
     })
@@ -198,6 +197,7 @@ impl Harness {
                 cores: 2,
                 port: 7_400,
                 memory_bytes: 1 << 30,
+                eviction: shards::ids::Eviction::Lru,
                 connections_max: 10_000,
                 value_bytes_max: VALUE_BYTES_MAX,
                 durability: Durability::Memory,
