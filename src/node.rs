@@ -39,7 +39,8 @@ use crate::startup::{self, StartupError};
 const CORE_START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a port may be in use before it is an error. The kernel takes the rings of a killed
 /// process apart after its end, and with them its listeners: who restarts it at once meets them.
-const BIND_DEADLINE: Duration = Duration::from_secs(1);
+/// On a machine with more to do than it can, that has taken more than a second.
+const BIND_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a port in use is tried again.
 const BIND_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the other cores may take to end when one has ended by itself.

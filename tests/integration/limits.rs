@@ -42,7 +42,7 @@ fn a_limit_set_on_one_node_holds_on_all_and_survives_their_restart() {
         }
     }
     assert_eq!(parameter(&mut connection, "maxmemory"), (8 << 20).to_string());
-    assert!(held(&cluster, 1).0 > 2 << 20);
+    assert!(held(&cluster, 1).0 > 1 << 20);
 
     let set = |connection: &mut Resp, value: &str| {
         connection.call(&[b"CONFIG", b"SET", b"maxmemory", value.as_bytes()]).expect("a reply")
