@@ -29,6 +29,7 @@ mod router;
 mod siblings;
 mod status;
 mod transfers;
+mod work;
 
 pub use self::held::Held;
 use raft::eraftpb::MessageType;
@@ -43,6 +44,7 @@ use self::replica::{Persisting, Replica};
 use self::router::{Parked, Router};
 use self::siblings::SiblingReads;
 use self::transfers::{Ended, Transfers};
+use self::work::Work;
 use crate::command::{ReadFrom, RequestBatch};
 use crate::contract::{
     AdminCommand, CareCounts, CoreConfig, DiskError, Event, Input, Lane, LeaderView, Now, Outputs,
@@ -99,6 +101,7 @@ struct Courier<'a> {
     refusals: &'a mut Refusals,
     counts: &'a mut ReadCounts,
     care: &'a mut CareCounts,
+    work: &'a mut Work,
 }
 
 /// The last batch of each origin core and shard that was refused, or given back after it had been
@@ -203,6 +206,7 @@ pub struct Core {
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
+    work: Work,
     /// Shards whose next entry waits for the end of the write that is under way.
     held: Vec<ShardId>,
     journal: Journal,
@@ -268,6 +272,7 @@ impl Core {
             reads_asked: 0,
             recoveries: Vec::new(),
             dirty: Vec::new(),
+            work: Work::default(),
             held: Vec::new(),
             journal: Journal::new(&config, recovered),
             poisoned: None,
@@ -381,6 +386,7 @@ impl Core {
             refusals: &mut self.refusals,
             counts: &mut self.counts,
             care: &mut self.care,
+            work: &mut self.work,
         };
         Some(work(replica, &mut courier))
     }
@@ -701,6 +707,7 @@ impl Core {
             refusals: &mut self.refusals,
             counts: &mut self.counts,
             care: &mut self.care,
+            work: &mut self.work,
         };
         replica.persisted(persisted, &mut courier);
         self.mark_dirty(shard);
@@ -748,7 +755,11 @@ impl Core {
         }
         self.scrub(now, outputs);
         self.stir(outputs);
-        for shard in std::mem::take(&mut self.dirty) {
+        let hungry = self.work.begin_turn();
+        if hungry.is_empty() {
+            self.allow_removal(now.monotonic);
+        }
+        for shard in hungry.into_iter().chain(std::mem::take(&mut self.dirty)) {
             self.end_turn_of(now, shard, outputs);
         }
         self.run_recoveries(now, outputs);
@@ -760,8 +771,12 @@ impl Core {
         self.siblings.seal(&mut self.outbox);
         self.pump_transfers();
         self.outbox.flush(outputs);
+        let next_tick = self.next_tick.unwrap_or(now.monotonic);
         outputs.next_deadline = match self.dirty.is_empty() {
-            true => self.next_tick.unwrap_or(now.monotonic).min(self.scrubber.due),
+            true => {
+                let left_over = self.work.next_turn(now.monotonic).unwrap_or(next_tick);
+                left_over.min(next_tick).min(self.scrubber.due)
+            }
             false => now.monotonic,
         };
     }
@@ -803,8 +818,14 @@ impl Core {
             refusals: &mut self.refusals,
             counts: &mut self.counts,
             care: &mut self.care,
+            work: &mut self.work,
         };
         let goes_on = replica.end_turn(now, &mut self.journal, &mut courier);
+        home.is_dirty = self.work.end_part(shard);
+        if replica.wants_removal() && !home.is_removing {
+            home.is_removing = true;
+            self.work.queue_removal(shard);
+        }
         let is_held = self.journal.is_busy() && !home.is_held && replica.has_to_propose();
         if is_held {
             home.is_held = true;
@@ -909,6 +930,7 @@ impl Core {
                     refusals: &mut self.refusals,
                     counts: &mut self.counts,
                     care: &mut self.care,
+                    work: &mut self.work,
                 };
                 replica.tick(now, avoid, &mut courier);
                 // Until it is a voter, a newcomer goes on asking to be taken in.

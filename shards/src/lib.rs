@@ -20,4 +20,5 @@ mod raft_log;
 mod reader;
 pub mod reply;
 pub mod store;
+mod upkeep;
 pub mod wal;

@@ -13,6 +13,8 @@ pub struct Held {
     pub gathered_bytes: usize,
     /// Bytes of entries that are proposed and not applied.
     pub proposed_bytes: usize,
+    /// Bytes of entries that are committed and not applied.
+    pub committed_bytes: usize,
     /// Entries whose fate is not known, and batches of reads.
     pub undecided: usize,
     /// Rounds of reads that raft-rs keeps.

@@ -32,6 +32,8 @@ pub(super) struct Home {
     pub(super) is_dirty: bool,
     /// Whether its next entry waits for the end of the write that is under way.
     pub(super) is_held: bool,
+    /// Whether it waits until it may go on removing what is due or above the limit.
+    pub(super) is_removing: bool,
     /// What the core last told others of this replica's leader.
     pub(super) told: LeaderView,
     /// Ticks since a newcomer last heard that there is a shard.
@@ -56,6 +58,7 @@ impl Home {
             member: Member::Outsider(Outsider::new(shard, id, nodes)),
             is_dirty: false,
             is_held: false,
+            is_removing: false,
             told: LeaderView::default(),
             unheard_ticks: 0,
             astray_ticks: 0,
@@ -108,6 +111,18 @@ impl Home {
 }
 
 impl Core {
+    /// Lets one of the shards in which more is to be removed propose an entry for that alone.
+    pub(super) fn allow_removal(&mut self, now: Nanos) {
+        let Some(shard) = self.work.take_removal(now) else { return };
+        if let Some(Some(home)) = self.homes.get_mut(usize::from(shard.0)) {
+            home.is_removing = false;
+            if let Member::Replica(replica) = &mut home.member {
+                replica.allow_removal();
+            }
+        }
+        self.mark_dirty(shard);
+    }
+
     pub(super) fn take_formation(
         &mut self,
         now: Now,

@@ -27,7 +27,7 @@ mod wrong;
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 use self::comparison::Comparison;
@@ -62,6 +62,8 @@ const GATHERED_BYTES_MAX: usize = 32 << 20;
 const HELD_BYTES_MAX: usize = 64 << 10;
 /// Messages of appended entries carry at most this much.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Committed bytes that wait to be applied. With more, nothing further is taken from raft-rs.
+const COMMITTED_BYTES_MAX: usize = 1 << 20;
 /// Appends on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// How old the last stamp may get while there are deadlines. A replica that comes back knows time
@@ -179,6 +181,13 @@ pub struct Replica {
     stamp_wanted: bool,
     /// What this replica proposes for hashing keys with, should it lead the shard first.
     key_secret: u64,
+    /// Whether more is to expire or to evict, which an entry without commands may do as well.
+    removal_wanted: bool,
+    /// Whether it may propose one such entry.
+    removal_allowed: bool,
+    /// Committed, and not applied yet.
+    committed: VecDeque<Entry>,
+    committed_bytes: usize,
     /// Touches that may still be proposed, or sent to the leader, in this tick.
     touch_allowance: usize,
     /// Ticks for which touches have waited that no command took along.
@@ -303,7 +312,7 @@ impl Replica {
             // per entry and follower.
             skip_bcast_commit: true,
             batch_append: true,
-            max_committed_size_per_ready: 4 * MESSAGE_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX as u64,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -339,6 +348,10 @@ impl Replica {
             proposed_bytes: 0,
             stamp_wanted: false,
             key_secret: attempts.next() | 1,
+            removal_wanted: false,
+            removal_allowed: false,
+            committed: VecDeque::new(),
+            committed_bytes: 0,
             touch_allowance: TOUCHES_PER_TICK,
             touch_ticks: 0,
             reads: Reads::new(attempts.next()),
@@ -599,10 +612,11 @@ impl Replica {
             self.tick_membership(avoid);
             self.tick_preference(avoid, is_draining);
             let running = self.clock.running(now);
-            self.stamp_wanted |= self.store.is_above_limit();
-            self.stamp_wanted |= self.store.next_due().is_some_and(|due| {
-                due <= running || self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0
-            });
+            let next_due = self.store.next_due();
+            self.removal_wanted |= self.store.is_above_limit();
+            self.removal_wanted |= next_due.is_some_and(|due| due <= running);
+            let is_old = self.store.stamp().0 + IDLE_STAMP_INTERVAL_MS <= running.0;
+            self.stamp_wanted |= next_due.is_some() && is_old;
         }
     }
 
@@ -731,14 +745,16 @@ impl Replica {
             self.ask_leader(courier);
             self.follow_commit();
             let has_ready = self.raw.has_ready();
-            if has_ready {
+            if has_ready && self.committed_bytes < COMMITTED_BYTES_MAX {
                 self.work_off_ready(now, journal, courier);
+            } else {
+                self.apply(now, courier);
             }
             self.run_reads(now, courier);
             self.run_follower_reads(courier);
             self.note_office(courier);
             if !has_ready {
-                return false;
+                return !self.committed.is_empty();
             }
         }
         true
@@ -763,19 +779,21 @@ impl Replica {
 
     /// Whether it would propose an entry: commands wait for one, or reads for its stamp.
     pub fn has_to_propose(&self) -> bool {
-        let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
-        self.leads() && (wants_stamp || !self.gathered.is_empty())
+        self.leads() && (self.wants_stamp() || !self.gathered.is_empty())
+    }
+
+    fn wants_stamp(&self) -> bool {
+        let goes_on_removing = self.removal_wanted && self.removal_allowed;
+        self.stamp_wanted || self.reads.wants_stamp() || goes_on_removing
     }
 
     fn propose_gathered(&mut self, now: Now) {
         let transferring = self.raw.raft.lead_transferee.is_some() || self.withholds();
         while !transferring && self.proposed_bytes < PROPOSED_BYTES_MAX {
-            let wants_stamp = self.stamp_wanted || self.reads.wants_stamp();
             let mut gathered = match self.gathered.pop_front() {
                 Some(gathered) => gathered,
-                None if wants_stamp && self.raw.raft.commit_to_current_term() => {
-                    Gathered::default()
-                }
+                None if !self.raw.raft.commit_to_current_term() => return,
+                None if self.wants_stamp() => Gathered::default(),
                 None => return,
             };
             self.gathered_bytes -= gathered.builder.bytes_len();
@@ -794,6 +812,7 @@ impl Replica {
             let index = Index(self.raw.raft.raft_log.last_index());
             let term = Term(self.raw.raft.term);
             self.stamp_wanted = false;
+            (self.removal_wanted, self.removal_allowed) = (false, false);
             // What waits for this stamp came in before this entry's commands, like other reads.
             self.reads.stamped(index);
             if gathered.bars_reads {
@@ -907,7 +926,9 @@ impl Replica {
                 courier.send(self, self.shard, message);
             }
         }
-        self.apply(now, committed, courier);
+        self.committed_bytes += committed.iter().map(|entry| entry.data.len()).sum::<usize>();
+        self.committed.extend(committed);
+        self.apply(now, courier);
         for state in read_states {
             if let Some(attempt) = self.attempt_of(&state.request_ctx) {
                 let (term, index) = (Term(self.raw.raft.term), Index(state.index));

@@ -58,14 +58,14 @@ use std::fmt;
 use table::{KeyHash, Table};
 use touches::Touches;
 
-/// Due entries removed at the start of a log entry, at most. As many as a log entry can add, so
-/// that removal keeps up with writing; few enough to cost no more than a full log entry does.
-pub const EXPIRED_PER_ENTRY_MAX: usize = Version::ORDINALS;
-/// Entries evicted at the start of a log entry after the limit was lowered, at most.
-pub(crate) const EVICTED_PER_ENTRY_MAX: usize = Version::ORDINALS;
-/// Entries moved within memory at the start of a log entry, at most, so that sparse pages become
-/// empty: as many as a log entry can free.
-const MOVED_PER_ENTRY_MAX: usize = Version::ORDINALS;
+/// Due entries removed in one round at the start of a log entry, at most. `upkeep.rs` says how many
+/// rounds an entry is worth.
+pub const EXPIRED_PER_ENTRY_MAX: usize = 64;
+/// Entries evicted in such a round after the limit was lowered, at most.
+pub(crate) const EVICTED_PER_ENTRY_MAX: usize = 64;
+/// Entries moved within memory in such a round, at most, so that sparse pages become empty: more
+/// than the round and the commands that go with it can free.
+const MOVED_PER_ENTRY_MAX: usize = 256;
 /// The largest limit of a shard, in bytes: what its addresses reach, less what is lost to pages
 /// that are partly free.
 pub const SHARD_BYTES_MAX: u64 = ARENA_BYTES_MAX / 4 * 3;

@@ -22,6 +22,7 @@ use crate::ids::{Formation, Index, ShardId, Term, Version};
 use crate::raft_log::FORMATION;
 use crate::reader::Reader;
 use crate::store::{Answer, Restorer, SnapshotProgress, Store, StoreSettings};
+use crate::upkeep;
 
 /// A segment as it was found.
 #[derive(Clone, Copy, Debug)]
@@ -419,7 +420,7 @@ impl RecoveredReplica {
     fn replay_commands(&mut self, epoch: u64, entry: &EntryRef<'_>) -> Result<(), String> {
         let reader = EntryReader::new(entry.data)
             .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
-        self.store.begin_entry(reader.opening());
+        upkeep::begin_entry(&mut self.store, reader.opening(), reader.len());
         for (ordinal, command) in reader.commands().enumerate() {
             let version = Version::new(epoch, Index(entry.index), ordinal);
             self.store.apply(version, &command, Answer::Unwanted);

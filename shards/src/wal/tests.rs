@@ -130,7 +130,7 @@ impl Expected {
         let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config()));
         for entry in self.entries.iter().filter(|e| e.index <= applied) {
             let reader = crate::entry::EntryReader::new(&entry.data).expect("an entry");
-            store.begin_entry(reader.opening());
+            crate::upkeep::begin_entry(&mut store, reader.opening(), reader.len());
             for (ordinal, command) in reader.commands().enumerate() {
                 let version = crate::ids::Version::new(3, Index(entry.index), ordinal);
                 store.apply(version, &command, crate::store::Answer::Unwanted);
@@ -228,7 +228,7 @@ impl Play {
         let mut store = crate::store::Store::new(crate::store::StoreSettings::of(&config()));
         for entry in expected.entries.iter().filter(|entry| entry.index <= commit) {
             let reader = crate::entry::EntryReader::new(&entry.data).expect("an entry");
-            store.begin_entry(reader.opening());
+            crate::upkeep::begin_entry(&mut store, reader.opening(), reader.len());
             for (ordinal, command) in reader.commands().enumerate() {
                 let version = crate::ids::Version::new(3, Index(entry.index), ordinal);
                 store.apply(version, &command, crate::store::Answer::Unwanted);

@@ -18,8 +18,10 @@ mod network;
 mod options;
 mod promises;
 mod random;
+mod removal;
 mod run;
 mod scenarios;
+mod shard_time;
 mod workload;
 mod world;
 

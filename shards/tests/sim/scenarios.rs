@@ -92,6 +92,7 @@ impl Stage {
         }
     }
 
+    /// Lets time pass.
     pub fn pass(&mut self, time: u64) -> Result<(), String> {
         self.world.run_until(self.world.now + time)
     }
@@ -120,6 +121,7 @@ impl Stage {
         self.status(node).map(|status| status.role)
     }
 
+    /// Whether a node's replica leads.
     pub fn leads(&self, node: u16) -> bool {
         self.role(node) == Some(Role::Leader)
     }
@@ -153,6 +155,7 @@ impl Stage {
         self.world.unblock(&pairs(from, to));
     }
 
+    /// Hands the leadership over.
     pub fn transfer(&mut self, from: u16, to: u16) {
         let command = AdminCommand::Transfer { shard: SHARD, to: NodeId(to) };
         self.world.mail(at(from), None, Mail::Admin(command));

@@ -133,6 +133,13 @@ impl Workload {
         self.clients.iter().any(|client| !client.pending.is_empty())
     }
 
+    /// Whether the request that was recorded last was answered by a value. `None` if it was not
+    /// answered.
+    pub fn last_found(&self) -> Option<bool> {
+        let output = self.records.last()?.operation.output()?;
+        Some(output.status == register::Status::Ok)
+    }
+
     /// No client asks anything any more.
     pub fn stop(&mut self) {
         self.is_stopped = true;

@@ -320,6 +320,11 @@ impl World {
         &mut self.processes[usize::from(node.0) - 1]
     }
 
+    /// What a wall clock says that is not off, in milliseconds.
+    pub fn wall_ms(&self) -> u64 {
+        WALL_START_MS + self.now / MILLI
+    }
+
     /// The core at `at`, while its node lives.
     pub fn seat(&self, at: Address) -> Option<&Seat> {
         self.process(at.node).seats.get(usize::from(at.core.0))
@@ -344,7 +349,7 @@ impl World {
     /// The clocks as `node` reads them.
     pub fn clocks(&self, node: NodeId) -> Now {
         let process = self.process(node);
-        let wall = WALL_START_MS + self.now / MILLI;
+        let wall = self.wall_ms();
         Now {
             monotonic: Nanos(process.monotonic(self.now)),
             wall: Millis(wall.saturating_add_signed(process.wall_offset_ms)),

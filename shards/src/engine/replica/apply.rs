@@ -18,6 +18,7 @@ use crate::entry::{Commands, EntryReader};
 use crate::ids::{Index, Millis, Term, Version};
 use crate::reply::Status;
 use crate::store::{Answer, Opening, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
+use crate::upkeep;
 
 /// Log bytes kept for followers that lag, beyond what all of them have.
 const LOG_TAIL_BYTES: usize = 1 << 20;
@@ -40,6 +41,9 @@ impl Replica {
         };
         self.log.restore(index, term, conf_state);
         self.store.replace_with(*staged.store);
+        // The snapshot stands for what was not applied yet, too.
+        self.committed.clear();
+        self.committed_bytes = 0;
         self.clock = ShardClock::resume(self.store.stamp(), now);
         self.formation = Some(staged.formation);
         self.applied = (index, term);
@@ -65,12 +69,13 @@ impl Replica {
         self.note_membership(courier);
     }
 
-    pub(super) fn apply(&mut self, now: Now, entries: Vec<Entry>, courier: &mut Courier<'_>) {
-        let Some(last) = entries.last().map(|entry| entry.index) else { return };
-        for entry in entries {
-            if self.stopped.is_some() {
-                return;
-            }
+    /// Applies what is committed, as far as the turn's share of work allows.
+    pub(super) fn apply(&mut self, now: Now, courier: &mut Courier<'_>) {
+        let mut last = None;
+        while self.stopped.is_none() && !self.committed.is_empty() && courier.work.may_apply() {
+            let Some(entry) = self.committed.pop_front() else { break };
+            self.committed_bytes -= entry.data.len();
+            let removed = self.store.expired() + self.store.evicted();
             let (index, term) = (Index(entry.index), Term(entry.term));
             let own = self.take_own(index, term, courier);
             match entry.entry_type() {
@@ -93,9 +98,24 @@ impl Replica {
             self.applied = (index, term);
             self.log.set_applied(index, term);
             self.note_applied(courier);
+            let removed = self.store.expired() + self.store.evicted() - removed;
+            courier.work.spend(removed, entry.data.len());
+            last = Some(index);
         }
-        self.raw.advance_apply_to(last);
-        self.compact();
+        if let Some(last) = last {
+            self.raw.advance_apply_to(last.0);
+            self.compact();
+        }
+    }
+
+    /// Whether it leads, and more is to be removed than entries that it would propose anyway do.
+    pub fn wants_removal(&self) -> bool {
+        self.leads() && self.removal_wanted && !self.removal_allowed
+    }
+
+    /// Lets it propose one entry for the sake of removal.
+    pub fn allow_removal(&mut self) {
+        self.removal_allowed = true;
     }
 
     /// Takes out an entry that was proposed here for an index up to `index`.
@@ -145,6 +165,7 @@ impl Replica {
     ) -> Result<(), String> {
         let reader = EntryReader::new(&entry.data)
             .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
+        courier.work.spend(reader.len() as u64, 0);
         let epoch = self.formation.as_ref().map_or(0, |formation| formation.epoch);
         let view = self.view();
         if self.leads() {
@@ -156,7 +177,8 @@ impl Replica {
             true => now.wall,
             false => reader.stamp(),
         };
-        self.store.begin_entry(Opening { stamp: expires_by, ..reader.opening() });
+        let opening = Opening { stamp: expires_by, ..reader.opening() };
+        upkeep::begin_entry(&mut self.store, opening, reader.len());
         let mut ahead = reader.commands();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {
@@ -202,7 +224,7 @@ impl Replica {
         let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
         self.run_batch(reader.stamp(), rest, None, courier);
         // Where more keys are due, or above the limit, than one entry removes, the next goes on.
-        self.stamp_wanted |= self.store.is_above_limit()
+        self.removal_wanted |= self.store.is_above_limit()
             || self.store.next_due().is_some_and(|due| due <= self.store.stamp());
         Ok(())
     }

@@ -95,6 +95,7 @@ impl Replica {
         held.proposed_bytes += self.proposed_bytes;
         held.undecided += self.doubtful.len() + self.proposed.len() + self.reads.len();
         held.rounds += self.raw.raft.read_only.pending_read_index.len();
+        held.committed_bytes += self.committed_bytes;
         held.log_bytes += self.log.bytes();
     }
 

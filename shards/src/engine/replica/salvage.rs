@@ -8,6 +8,7 @@ use crate::engine::Courier;
 use crate::entry::EntryReader;
 use crate::ids::{Index, NodeId, ReplicaId, Term, Version};
 use crate::store::{Answer, ShardClock, SnapshotProgress, Store, StoreSettings};
+use crate::upkeep;
 
 impl Replica {
     /// The term it has come to.
@@ -17,7 +18,7 @@ impl Replica {
 
     /// Whether nothing of what raft-rs has decided waits to be worked off.
     pub fn is_settled(&self) -> bool {
-        !self.raw.has_ready()
+        !self.raw.has_ready() && self.committed.is_empty()
     }
 
     /// Whether a member of the group, with or without a vote, lives on `node`.
@@ -62,7 +63,7 @@ impl Replica {
                     return Err("an entry of its log cannot be read");
                 };
                 clock.follow(reader.stamp(), now);
-                store.begin_entry(reader.opening());
+                upkeep::begin_entry(store, reader.opening(), reader.len());
                 for (ordinal, command) in reader.commands().enumerate() {
                     let version = Version::new(epoch, Index(entry.index), ordinal);
                     store.apply(version, &command, Answer::Unwanted);
