@@ -239,6 +239,38 @@ fn a_damaged_replica_stays_a_member_while_another_is_missing() {
     stage.judge().expect("no violation");
 }
 
+/// The removal is committed by the leader and the replica that it removes, and the third member has
+/// not heard of it: what it removed must not forget anything yet.
+#[test]
+fn a_removed_replica_forgets_nothing_before_a_majority_has_everything() {
+    let mut met = 0;
+    for variant in 0..8 {
+        let mut stage = Stage::settled(scrubbed()).expect("no violation");
+        stage.ask_anew(1, set("value", None));
+        stage.pass(100 * MILLI + variant * 7 * MILLI).expect("no violation");
+        stage.world.flip(at(2), SHARD, 1);
+        stage
+            .wait("the leader knows", |stage| {
+                let replicas = stage.status(1).map(|status| status.replicas).unwrap_or_default();
+                replicas.iter().any(|replica| replica.health == Health::Quarantined)
+            })
+            .expect("the leader knows");
+        stage.block(&[1], &[3]);
+        let is_removed =
+            |stage: &Stage| stage.status(1).is_some_and(|status| status.replicas.len() == 2);
+        let is_removed = stage.pass_until(100 * MILLI, is_removed).expect("no violation");
+        stage.pass(250 * MILLI).expect("no violation");
+        assert_eq!(stage.world.checkers.given_up, 0, "variant {variant}");
+        met += u64::from(is_removed);
+        stage.unblock(&[1], &[3]);
+        stage.is_whole_again().expect("the shard is whole");
+        assert_eq!(stage.world.checkers.given_up, 1, "variant {variant}");
+        stage.read_everywhere().expect("no violation");
+        stage.judge().expect("no violation");
+    }
+    assert!(met > 0, "the removal was never committed without the third");
+}
+
 #[test]
 fn a_replica_that_restarts_between_its_removal_and_the_word_of_it_comes_back() {
     let mut met = 0;
