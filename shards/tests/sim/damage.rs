@@ -217,6 +217,29 @@ fn of_two_damaged_replicas_one_is_rebuilt_after_the_other() {
 }
 
 #[test]
+fn no_replica_is_removed_while_the_place_of_another_is_empty() {
+    let mut stage = Stage::settled(scrubbed()).expect("no violation");
+    stage.ask_anew(1, set("value", None));
+    stage.pass(100 * MILLI).expect("no violation");
+    for node in [2, 3] {
+        stage.world.flip(at(node), SHARD, 1);
+    }
+    let members = |stage: &Stage| stage.status(1).map_or(0, |status| status.replicas.len());
+    stage.wait("one is removed", |stage| members(stage) == 2).expect("one is removed");
+    let (gone, left) = match stage.status(1).is_some_and(|s| s.replicas[1].node == NodeId(3)) {
+        true => (2, 3),
+        false => (3, 2),
+    };
+    stage.world.crash(NodeId(gone), Loss::Everything);
+    stage.pass(REBUILT_WITHIN).expect("no violation");
+    assert_eq!((members(&stage), stage.health(left)), (2, Some(Health::Quarantined)));
+    stage.world.boot(NodeId(gone));
+    stage.is_whole_again().expect("the shard is whole");
+    stage.read_everywhere().expect("no violation");
+    stage.judge().expect("no violation");
+}
+
+#[test]
 fn a_damaged_replica_stays_a_member_while_another_is_missing() {
     let options = Options { durability: Durability::Fsync, ..scrubbed() };
     let mut stage = Stage::settled(options).expect("no violation");
@@ -333,7 +356,7 @@ fn play(seed: u64, is_verbose: bool) -> Result<Report, String> {
 
 #[test]
 fn damaged_memory_is_found_and_rebuilt_under_every_fault() {
-    let (first, count) = crate::seeds(60);
+    let (first, count) = crate::seeds(150);
     let mut given_up = 0;
     let mut failures = Vec::new();
     for seed in first..first + count {
