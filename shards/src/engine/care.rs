@@ -9,7 +9,7 @@ use super::frames::{Message, Wish};
 use super::recover::ASTRAY_TICKS;
 use super::{Core, Home, Member};
 use crate::contract::{CareCounts, Event, Finding, Lane, Now, Outputs};
-use crate::ids::{Address, Nanos, NodeId, ReplicaId, ShardId};
+use crate::ids::{Address, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::store::ScrubProgress;
 
 /// Bytes looked at in one turn, at most, unless an entry is larger.
@@ -138,17 +138,26 @@ impl Core {
                     replica.take_standing(from, standing);
                 }
             }
-            Message::Removed(shard, id) => self.take_removed(from.node, shard, id, outputs),
+            Message::Removed(shard, id, term) => {
+                self.take_removed(from.node, (shard, id, term), outputs);
+            }
             _ => {}
         }
     }
 
     /// This core's replica is a member no more, and what it holds is of no use to anybody.
-    fn take_removed(&mut self, from: NodeId, shard: ShardId, id: ReplicaId, outputs: &mut Outputs) {
+    fn take_removed(
+        &mut self,
+        from: NodeId,
+        (shard, id, term): (ShardId, ReplicaId, Term),
+        outputs: &mut Outputs,
+    ) {
         let is_peer = from != self.config.node && self.config.placement.rank(shard, from).is_some();
         let Some(replica) = self.replica_mut(shard) else { return };
-        // Only a former member is ever told so, and only once per life of its id.
-        if !is_peer || replica.id() != id || replica.formation().is_none() || replica.leads() {
+        // What was said in its term was believed by others. If it left in a later one than the
+        // leader's, nobody would believe the leader any more: that one has to come to its term.
+        let is_late = replica.term() > term || replica.leads();
+        if !is_peer || replica.id() != id || replica.formation().is_none() || is_late {
             return;
         }
         let epoch = replica.formation().map(|formation| formation.epoch);

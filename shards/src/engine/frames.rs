@@ -93,8 +93,9 @@ pub enum Message<'a> {
     Odd(ShardId, ReplicaId, Index, u64),
     /// A member's question about itself, to all others.
     Standing(ShardId, Standing),
-    /// "`ReplicaId`, you are a member no more, and nothing depends on what you hold."
-    Removed(ShardId, ReplicaId),
+    /// "`ReplicaId`, you are a member no more, and nothing depends on what you hold", from the leader
+    /// in this term.
+    Removed(ShardId, ReplicaId, Term),
 }
 
 /// A member's question about itself.
@@ -440,8 +441,8 @@ impl FrameBuilder {
     }
 
     /// Adds the word that `id` is a member no more.
-    pub fn removed(&mut self, shard: ShardId, id: ReplicaId) {
-        self.words(kind::REMOVED, shard, &[id.0]);
+    pub fn removed(&mut self, shard: ShardId, id: ReplicaId, term: Term) {
+        self.words(kind::REMOVED, shard, &[id.0, term.0]);
     }
 
     fn words(&mut self, kind: u8, shard: ShardId, words: &[u64]) {
@@ -706,7 +707,7 @@ fn decode_message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
             let wish = Wish::from_code(payload.u8()?)?;
             Message::Standing(shard, Standing { id, term, wish })
         }
-        kind::REMOVED => Message::Removed(shard, ReplicaId(payload.u64()?)),
+        kind::REMOVED => Message::Removed(shard, ReplicaId(payload.u64()?), Term(payload.u64()?)),
         kind::PROBE => Message::Probe(shard, ReplicaId(payload.u64()?)),
         kind::EMPTY => Message::Empty(shard, ReplicaId(payload.u64()?)),
         kind::PREPARE => Message::Prepare(shard, payload.formation()?),
@@ -820,7 +821,7 @@ mod tests {
         builder.digest(ShardId(3), asker, Index(5), 6);
         builder.odd(ShardId(3), asker, Index(5), 7);
         builder.standing(ShardId(3), STANDING);
-        builder.removed(ShardId(3), asker);
+        builder.removed(ShardId(3), asker, Term(9));
         builder.take(Vec::new())
     }
 
@@ -859,7 +860,7 @@ mod tests {
             Message::Digest(shard, asker, Index(5), 6),
             Message::Odd(shard, asker, Index(5), 7),
             Message::Standing(shard, STANDING),
-            Message::Removed(shard, asker),
+            Message::Removed(shard, asker, Term(9)),
         ];
         assert_eq!(messages[16..], care);
     }

@@ -56,6 +56,9 @@ pub struct Checkers {
     voters: BTreeMap<ShardId, (Term, BTreeSet<NodeId>)>,
     /// Replicas whose memory was damaged, until they are given up or restored.
     pub damaged: BTreeSet<(ShardId, Address)>,
+    /// Replicas that may be on their way out because they were damaged, whatever became of them
+    /// since, and until when.
+    pub leaving: BTreeMap<(ShardId, NodeId), u64>,
     /// Replicas that were given up and are not voters again.
     rebuilding: BTreeSet<(ShardId, Address)>,
     /// Replicas taken out of service, and given up, and how often replicas were found to differ.
@@ -144,6 +147,7 @@ impl Checkers {
             Event::Promoted(shard) => {
                 self.promotions += 1;
                 self.rebuilding.remove(&(*shard, at));
+                self.leaving.remove(&(*shard, at.node));
             }
             Event::Joining(shard) => {
                 self.applied.remove(&(*shard, at));

@@ -194,10 +194,12 @@ impl World {
         let is_whole = |other: NodeId| {
             let core = self.placement.core(shard, self.process(other).cores);
             let seat = self.seat(Address { node: other, core });
+            let leaves_until = self.checkers.leaving.get(&(shard, other)).copied().unwrap_or(0);
             seat.and_then(|seat| seat.core.status(shard)).is_some_and(|status| {
                 matches!(status.role, Role::Leader | Role::Follower | Role::Candidate)
                     && status.health == Health::Sound
                     && self.checkers.votes(shard, other)
+                    && leaves_until <= self.now
             })
         };
         self.placement.replication() > 1

@@ -12,6 +12,10 @@
 //!
 //! If nobody is left who is sound, it goes on serving: a shard that stands still helps nobody.
 //!
+//! A replica that has campaigned may be in a later term than the leader that removed it, and others
+//! may have heard of that. The leader then steps down into that term, so that the next one is
+//! believed by everybody.
+//!
 //! A member that restarts between its removal and the word of it would wait for a leader for ever.
 //! Therefore whoever hears of no leader asks, too, whether it is a member at all.
 //!
@@ -179,6 +183,11 @@ impl Replica {
         if !belongs || self.formation.is_none() {
             return;
         }
+        if self.leads() && standing.term.0 > self.raw.raft.term {
+            // As any other word of a later term would do. It comes to nobody as a Raft message once
+            // its sender is removed.
+            self.raw.raft.become_follower(standing.term.0, 0);
+        }
         let asked = &mut self.quarantine.asked;
         let known = asked.iter().position(|asked| asked.standing.id.node() == node);
         let before = known.map(|place| asked.swap_remove(place));
@@ -194,7 +203,7 @@ impl Replica {
             asked.ticks_left = asked.ticks_left.saturating_sub(1);
             let is_over = self.is_over(asked);
             if is_over && let Some(frame) = courier.outbox.frame(asked.from, Lane::Turn) {
-                frame.removed(self.shard, asked.standing.id);
+                frame.removed(self.shard, asked.standing.id, Term(self.raw.raft.term));
             }
             !is_over && asked.ticks_left > 0
         });
