@@ -7,9 +7,11 @@
 //! layout follows F14: N. Bronson, X. Shi, "Open-sourcing F14 for faster, more memory-efficient
 //! hash tables", 2019.)
 //!
-//! The table is cut into parts by the hash. Each grows on its own, by a fifth, when it is nine
-//! tenths full: no single write pays for moving a whole shard's index, and a table stands at about
-//! 6.5 bytes per key. The hash is not kept; growing asks for it again, once per key of the part.
+//! The table is cut into parts by the hash. Each grows on its own, by a seventh to a fourth, when it
+//! is nine tenths full: no single write pays for moving a whole shard's index, and a table stands at
+//! about 6.5 bytes per key. A part has as many chunks as fill one of the sizes that an allocator has
+//! four of between each power of two and the next. The hash is not kept; growing asks for it again,
+//! once per key of the part.
 //!
 //! The hash is keyed with a secret that all replicas of a shard share, against keys chosen to
 //! collide. It names keys in touches; where a key stands here is each replica's own affair.
@@ -28,8 +30,8 @@ const NO_TAG: u8 = 0;
 const KEYS_PER_HUNDRED_CHUNKS_MAX: usize = 1_080;
 /// Keys per hundred chunks below which a part shrinks.
 const KEYS_PER_HUNDRED_CHUNKS_MIN: usize = 300;
-/// Keys per hundred chunks in a part that was just built.
-const KEYS_PER_HUNDRED_CHUNKS_BUILT: usize = 950;
+/// Keys per hundred chunks in a part that was just built, at most.
+const KEYS_PER_HUNDRED_CHUNKS_BUILT: usize = 1_000;
 /// A count of passing keys that cannot be kept any more.
 const UNCOUNTED: u8 = u8::MAX;
 
@@ -94,30 +96,70 @@ impl KeyName {
     }
 }
 
-/// One cache line of a part.
+/// One cache line of a part: tags, the number of keys that found no room here and went on (or
+/// [`UNCOUNTED`]), three bytes of nothing, addresses.
+///
+/// Bytes, because the allocator rounds up what is aligned to more: to the next of its sizes. Blocks
+/// of these sizes lie on cache lines all the same.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
-struct Chunk {
-    tags: [u8; WIDTH],
-    /// Keys that found no room here and went on, or [`UNCOUNTED`].
-    passed: u8,
-    addresses: [u32; WIDTH],
-}
+struct Chunk([u8; CHUNK_BYTES]);
 
-const _: () = assert!(size_of::<Chunk>() == 64);
+const CHUNK_BYTES: usize = 64;
+const PASSED_AT: usize = WIDTH;
+const ADDRESSES_AT: usize = CHUNK_BYTES - 4 * WIDTH;
 
 impl Chunk {
-    const EMPTY: Chunk = Chunk { tags: [NO_TAG; WIDTH], passed: 0, addresses: [u32::MAX; WIDTH] };
+    const EMPTY: Chunk = Chunk([NO_TAG; CHUNK_BYTES]);
+
+    #[inline]
+    fn tags(&self) -> &[u8] {
+        &self.0[..WIDTH]
+    }
+
+    #[inline]
+    fn passed(&self) -> u8 {
+        self.0[PASSED_AT]
+    }
+
+    #[inline]
+    fn address(&self, place: usize) -> Address {
+        let at = ADDRESSES_AT + 4 * place;
+        let mut bits = [0; 4];
+        bits.copy_from_slice(&self.0[at..at + 4]);
+        Address::from_bits(u32::from_le_bytes(bits))
+    }
+
+    #[inline]
+    fn set(&mut self, place: usize, tag: u8, address: Address) {
+        let at = ADDRESSES_AT + 4 * place;
+        self.0[place] = tag;
+        self.0[at..at + 4].copy_from_slice(&address.bits().to_le_bytes());
+    }
 
     /// A mask with a bit for each place whose tag is `tag`.
     #[inline]
     fn matches(&self, tag: u8) -> u32 {
         let mut mask = 0;
-        for (place, other) in self.tags.iter().enumerate() {
+        for (place, other) in self.tags().iter().enumerate() {
             mask |= u32::from(*other == tag) << place;
         }
         mask
     }
+}
+
+/// The number of chunks that a part has next, if so many are too few.
+fn more_chunks(chunks: usize) -> usize {
+    let power = chunks.checked_ilog2().map_or(0, |bits| 1 << bits);
+    chunks + (power / 4).max(1)
+}
+
+/// The number of chunks for a part that holds so many keys and some more.
+fn chunks_for(keys: usize) -> usize {
+    let least = (keys * 100).div_ceil(KEYS_PER_HUNDRED_CHUNKS_BUILT).max(1);
+    // From a power of two below it takes eight steps at most.
+    std::iter::successors(Some(1 << least.ilog2()), |chunks| Some(more_chunks(*chunks)))
+        .find(|chunks| *chunks >= least)
+        .unwrap_or(least)
 }
 
 /// The places of a mask, lowest first.
@@ -140,8 +182,7 @@ type Place = (usize, usize);
 
 impl Part {
     fn with_room_for(keys: usize) -> Self {
-        let chunks = (keys * 100).div_ceil(KEYS_PER_HUNDRED_CHUNKS_BUILT);
-        Part { chunks: vec![Chunk::EMPTY; chunks], len: 0 }
+        Part { chunks: vec![Chunk::EMPTY; chunks_for(keys)], len: 0 }
     }
 
     /// The chunks that a search comes by, in order.
@@ -158,11 +199,11 @@ impl Part {
         for chunk_number in self.route(hash) {
             let chunk = &self.chunks[chunk_number];
             for place in places(chunk.matches(hash.tag())) {
-                if is_it(Address::from_bits(chunk.addresses[place])) {
+                if is_it(chunk.address(place)) {
                     return Some((chunk_number, place));
                 }
             }
-            if chunk.passed == 0 {
+            if chunk.passed() == 0 {
                 return None;
             }
         }
@@ -174,12 +215,11 @@ impl Part {
         for chunk_number in self.route(hash) {
             let chunk = &mut self.chunks[chunk_number];
             if let Some(place) = places(chunk.matches(NO_TAG)).next() {
-                chunk.tags[place] = hash.tag();
-                chunk.addresses[place] = address.bits();
+                chunk.set(place, hash.tag(), address);
                 self.len += 1;
                 return;
             }
-            chunk.passed = chunk.passed.saturating_add(1);
+            chunk.0[PASSED_AT] = chunk.passed().saturating_add(1);
         }
         unreachable!("a part grows before it is full");
     }
@@ -190,12 +230,12 @@ impl Part {
         let mut passed = home;
         while passed != at {
             let chunk = &mut self.chunks[passed];
-            if chunk.passed != UNCOUNTED {
-                chunk.passed -= 1;
+            if chunk.passed() != UNCOUNTED {
+                chunk.0[PASSED_AT] -= 1;
             }
             passed = if passed + 1 == count { 0 } else { passed + 1 };
         }
-        self.chunks[at].tags[place] = NO_TAG;
+        self.chunks[at].0[place] = NO_TAG;
         self.len -= 1;
     }
 
@@ -206,8 +246,8 @@ impl Part {
         let former = std::mem::replace(self, resized);
         for chunk in &former.chunks {
             for place in 0..WIDTH {
-                if chunk.tags[place] != NO_TAG {
-                    let address = Address::from_bits(chunk.addresses[place]);
+                if chunk.tags()[place] != NO_TAG {
+                    let address = chunk.address(place);
                     self.insert(hash_of(address), address);
                 }
             }
@@ -238,7 +278,7 @@ impl Table {
     pub fn find(&self, hash: KeyHash, is_it: impl Fn(Address) -> bool) -> Option<Address> {
         let part = &self.parts[hash.part()];
         let (chunk, place) = part.find(hash, is_it)?;
-        Some(Address::from_bits(part.chunks[chunk].addresses[place]))
+        Some(part.chunks[chunk].address(place))
     }
 
     /// The entry that a key with this hash most likely has: no key is compared.
@@ -271,7 +311,7 @@ impl Table {
         let part = &mut self.parts[hash.part()];
         let chunks = part.chunks.len();
         if (part.len + 1) * 100 > chunks * KEYS_PER_HUNDRED_CHUNKS_MAX {
-            part.resize(chunks + (chunks / 5).max(1), hash_of);
+            part.resize(more_chunks(chunks), hash_of);
         }
         part.insert(hash, address);
         self.len += 1;
@@ -290,7 +330,7 @@ impl Table {
         self.len -= 1;
         let chunks = part.chunks.len();
         if part.len * 100 < chunks * KEYS_PER_HUNDRED_CHUNKS_MIN && chunks > 1 {
-            part.resize((part.len * 100).div_ceil(KEYS_PER_HUNDRED_CHUNKS_BUILT).max(1), hash_of);
+            part.resize(chunks_for(part.len), hash_of);
         }
     }
 
@@ -299,7 +339,7 @@ impl Table {
         let part = &mut self.parts[hash.part()];
         let found = part.find(hash, |other| other == old);
         let (chunk, place) = found.expect("an entry's key is in the table");
-        part.chunks[chunk].addresses[place] = new.bits();
+        part.chunks[chunk].set(place, hash.tag(), new);
     }
 
     /// Gives the memory of up to `count_max` parts back, for a table that is not needed any more.
@@ -316,15 +356,15 @@ impl Table {
         for part in &self.parts {
             let mut passed = vec![0_u32; part.chunks.len()];
             for (number, chunk) in part.chunks.iter().enumerate() {
-                for place in (0..WIDTH).filter(|place| chunk.tags[*place] != NO_TAG) {
-                    let hash = hash_of(Address::from_bits(chunk.addresses[place]));
-                    assert_eq!(hash.tag(), chunk.tags[place]);
+                for place in (0..WIDTH).filter(|place| chunk.tags()[*place] != NO_TAG) {
+                    let hash = hash_of(chunk.address(place));
+                    assert_eq!(hash.tag(), chunk.tags()[place]);
                     part.route(hash).take_while(|at| *at != number).for_each(|at| passed[at] += 1);
                     len += 1;
                 }
             }
             for (chunk, passed) in part.chunks.iter().zip(passed) {
-                assert!(chunk.passed == UNCOUNTED || u32::from(chunk.passed) == passed);
+                assert!(chunk.passed() == UNCOUNTED || u32::from(chunk.passed()) == passed);
             }
         }
         assert_eq!(len, self.len);

@@ -20,7 +20,10 @@ use crate::reply::Status;
 use crate::store::{Answer, Opening, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
 use crate::upkeep;
 
-/// Log bytes kept for followers that lag, beyond what all of them have.
+/// Log bytes kept although nobody is known to lack them: by a follower, which does not know who
+/// lacks what, in case it leads next. With many shards they are many times this.
+const LOG_REST_BYTES: usize = 32 << 10;
+/// Log bytes kept for members that are not heard of, should they come back.
 const LOG_TAIL_BYTES: usize = 1 << 20;
 /// Log bytes at which even entries that a follower lacks are cut; it gets a snapshot then.
 const LOG_BYTES_MAX: usize = 16 << 20;
@@ -266,25 +269,26 @@ impl Replica {
         Ok(())
     }
 
-    /// Cuts the log. A leader keeps what a live follower lacks, within a bound.
+    /// Cuts the log. A leader keeps what a live follower lacks, within a bound, and for one that is
+    /// not heard of what it keeps anyway, within a closer one.
     pub(super) fn compact(&mut self) {
-        if self.log.bytes() <= 2 * LOG_TAIL_BYTES {
+        if self.log.bytes() <= 2 * LOG_REST_BYTES {
             return;
         }
-        let needed = if self.leads() {
-            let served = self.raw.raft.prs().iter().filter_map(|(_, progress)| {
-                match progress.state {
-                    // It is not heard of; if it returns late, a snapshot serves it.
-                    ProgressState::Probe => None,
-                    ProgressState::Replicate => Some(Index(progress.matched)),
-                    ProgressState::Snapshot => Some(Index(progress.pending_snapshot)),
-                }
-            });
-            served.min().unwrap_or(self.applied.0)
-        } else {
-            self.applied.0
-        };
-        self.log.compact(needed, LOG_TAIL_BYTES);
+        if !self.leads() {
+            self.log.compact(self.applied.0, LOG_REST_BYTES);
+            return;
+        }
+        let members = || self.raw.raft.prs().iter().map(|(_, progress)| progress);
+        let lacked_by_nobody = members().map(|progress| Index(progress.matched)).min();
+        let served = members().filter_map(|progress| match progress.state {
+            // It is not heard of; if it returns late, a snapshot serves it.
+            ProgressState::Probe => None,
+            ProgressState::Replicate => Some(Index(progress.matched)),
+            ProgressState::Snapshot => Some(Index(progress.pending_snapshot)),
+        });
+        self.log.compact(lacked_by_nobody.unwrap_or(self.applied.0), LOG_REST_BYTES);
+        self.log.compact(served.min().unwrap_or(self.applied.0), LOG_TAIL_BYTES);
         self.log.compact(self.applied.0, LOG_BYTES_MAX);
     }
 
