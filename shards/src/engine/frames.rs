@@ -93,8 +93,8 @@ pub enum Message<'a> {
     Odd(ShardId, ReplicaId, Index, u64),
     /// A member's question about itself, to all others.
     Standing(ShardId, Standing),
-    /// "`ReplicaId`, you are a member no more, and nothing depends on what you hold", from the leader
-    /// in this term.
+    /// "`ReplicaId`, you are a member no more, and nothing depends on what you hold", from the
+    /// leader in this term.
     Removed(ShardId, ReplicaId, Term),
 }
 

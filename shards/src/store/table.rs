@@ -7,11 +7,11 @@
 //! layout follows F14: N. Bronson, X. Shi, "Open-sourcing F14 for faster, more memory-efficient
 //! hash tables", 2019.)
 //!
-//! The table is cut into parts by the hash. Each grows on its own, by a seventh to a fourth, when it
-//! is nine tenths full: no single write pays for moving a whole shard's index, and a table stands
-//! at about 6.5 bytes per key. A part has as many chunks as fill one of the sizes that an allocator
-//! has four of between each power of two and the next. The hash is not kept; growing asks for it
-//! again, once per key of the part.
+//! The table is cut into parts by the hash. Each grows on its own, by a seventh to a fourth, when
+//! it is nine tenths full: no single write pays for moving a whole shard's index, and a table
+//! stands at about 6.5 bytes per key. A part has as many chunks as fill one of the sizes that an
+//! allocator has four of between each power of two and the next. The hash is not kept; growing asks
+//! for it again, once per key of the part.
 //!
 //! The hash is keyed with a secret that all replicas of a shard share, against keys chosen to
 //! collide. It names keys in touches; where a key stands here is each replica's own affair.
