@@ -251,7 +251,8 @@ pub enum Event {
 pub struct Outputs {
     /// Replies to this core's own connections.
     pub replies: Replies,
-    /// Frames to other cores, one per destination and lane at the end of a turn unless it is large.
+    /// Frames to other cores, one per destination and lane at the end of a turn, and others for
+    /// long messages.
     pub frames: Vec<OutFrame>,
     /// Operations on the disk.
     pub disk: Vec<DiskOperation>,
@@ -263,15 +264,17 @@ pub struct Outputs {
     pub next_deadline: Nanos,
 }
 
-/// Largest buffer kept as a spare, in bytes: one large value must not stay around in many.
-const SPARE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of all spare buffers that are kept. Some may hold the frame of a large value, as memory
+/// that is touched for the first time costs more than what is copied to it.
+const SPARE_BYTES_MAX: usize = 16 << 20;
 /// Number of spare buffers kept.
 const SPARES_MAX: usize = 64;
 
 impl Outputs {
     /// Gives a frame's buffer back, so that the next frame needs no allocation.
     pub fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if self.spare.len() < SPARES_MAX && bytes.capacity() <= SPARE_BYTES_MAX {
+        let kept = self.spare.iter().map(Vec::capacity).sum::<usize>();
+        if self.spare.len() < SPARES_MAX && kept + bytes.capacity() <= SPARE_BYTES_MAX {
             bytes.clear();
             self.spare.push(bytes);
         }

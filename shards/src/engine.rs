@@ -64,6 +64,9 @@ const DRAINING_TICKS_MAX: u32 = 200;
 /// Ticks for which a newcomer asks to be taken in without hearing of the shard (2 s).
 const FORSAKEN_TICKS: u32 = 40;
 
+/// A Raft message with more bytes of entries has a frame of its own.
+const LONG_MESSAGE_BYTES: usize = 64 << 10;
+
 /// Who waits for the outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
@@ -168,7 +171,12 @@ impl Courier<'_> {
         let to = ReplicaId(message.to);
         let address = self.outbox.home(shard, to.node());
         if message.msg_type() != MessageType::MsgSnapshot {
-            if let Some(frame) = self.outbox.frame(address, Lane::Turn) {
+            let bytes = message.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+            let frame = match bytes > LONG_MESSAGE_BYTES {
+                true => self.outbox.new_frame(address, Lane::Turn),
+                false => self.outbox.frame(address, Lane::Turn),
+            };
+            if let Some(frame) = frame {
                 frame.raft(shard, &message);
             }
             return;

@@ -38,6 +38,9 @@ use crate::session::{BufferPool, Session, SessionContext};
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Receives per wake-up before the others on this core get their turn.
 const RECEIVES_PER_WAKE: usize = 4;
+/// Bytes written to one connection before the others get their turn. A large value leaves in
+/// pieces.
+const SEND_BYTES_MAX: usize = 256 << 10;
 /// How long a finished connection's last input is read and dropped.
 const LINGER_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a client may leave its replies lying without taking any.
@@ -176,8 +179,8 @@ impl Client {
         self.session.close(directory, buffers);
     }
 
-    /// Sends what the session has to say, as far as there is room. With `Flushed::NeedsRoom` the
-    /// caller has to see to the rest with [`Client::flush_rest`].
+    /// Sends what the session has to say, as far as there is room and it is not too much at once.
+    /// With `Flushed::NeedsRoom` the caller has to see to the rest with [`Client::flush_rest`].
     pub fn flush(&mut self, buffers: &mut BufferPool, sent_bytes: &mut u64) -> Flushed {
         if self.is_sending || self.is_broken {
             return Flushed::Done;
@@ -200,7 +203,7 @@ impl Client {
                 return Flushed::Done;
             }
             let length = output.len();
-            match self.stream.send(output) {
+            match self.stream.send(&output[..length.min(SEND_BYTES_MAX)]) {
                 Ok(Transfer::Bytes(count)) => {
                     *sent_bytes += count as u64;
                     self.session.consume_output(count, buffers);

@@ -3,7 +3,9 @@
 //! All connections of a core receive into one large buffer that the core owns ([`Scratch`]) and
 //! their bytes are parsed there in place. Only the beginning of a message whose end has not come
 //! is kept, so an idle connection owns no buffer at all. A long message is received where it is
-//! kept, which grows with the bytes that came and never with a length that was announced.
+//! kept, which grows with the bytes that came and never with a length that was announced. The
+//! memory of the last long message serves the next: memory that is touched for the first time
+//! costs more than what is received into it.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -19,14 +21,28 @@ const MOVED_BYTES_MAX: usize = 16 << 10;
 const ROOM_BYTES_MIN: usize = 64 << 10;
 /// Capacity a connection may keep beyond what it holds.
 const SLACK_BYTES_MAX: usize = 4 << 10;
+/// Largest buffer of a long message that a core keeps for the next, in bytes. It keeps one.
+const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// The receive buffer of a core.
 #[derive(Debug)]
-pub struct Scratch(Box<[MaybeUninit<u8>]>);
+pub struct Scratch {
+    buffer: Box<[MaybeUninit<u8>]>,
+    /// What a long message was received into, empty.
+    spare: Vec<u8>,
+}
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch(Box::new_uninit_slice(SCRATCH_BYTES))
+        Scratch { buffer: Box::new_uninit_slice(SCRATCH_BYTES), spare: Vec::new() }
+    }
+}
+
+/// Takes a buffer over as the spare one if it is larger, and not too large.
+fn give_spare(spare: &mut Vec<u8>, buffer: Vec<u8>) {
+    if (spare.capacity()..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+        *spare = buffer;
+        spare.clear();
     }
 }
 
@@ -58,10 +74,11 @@ impl Input {
         parse: impl FnOnce(&[u8]) -> usize,
     ) -> io::Result<Received> {
         if self.kept.len() > MOVED_BYTES_MAX {
-            return self.receive_in_place(transport, parse);
+            return self.receive_in_place(transport, &mut scratch.spare, parse);
         }
         let start = self.kept.len();
-        let (front, room) = scratch.0.split_at_mut(start);
+        let Scratch { buffer, spare } = scratch;
+        let (front, room) = buffer.split_at_mut(start);
         let transfer = transport.receive(room)?;
         let Transfer::Bytes(count) = transfer else {
             return Ok(Received { transfer, filled: false });
@@ -70,16 +87,16 @@ impl Input {
         fill(front, &self.kept);
         // SAFETY: the front was written from what was kept, and the transport wrote `count` bytes
         // behind it.
-        let bytes = unsafe { received(&scratch.0[..start + count]) };
+        let bytes = unsafe { received(&buffer[..start + count]) };
         let used = parse(bytes).min(bytes.len());
-        self.keep(&bytes[used..]);
+        self.keep(&bytes[used..], spare);
         Ok(Received { transfer, filled })
     }
 
     /// Gives what is kept to `parse` once more, for instance because it had no room for it before.
     pub fn parse_again(&mut self, parse: impl FnOnce(&[u8]) -> usize) {
         let used = parse(&self.kept).min(self.kept.len());
-        self.use_up(used);
+        self.use_up(used, &mut Vec::new());
     }
 
     /// Whether nothing is kept.
@@ -90,8 +107,15 @@ impl Input {
     fn receive_in_place(
         &mut self,
         transport: &impl Transport,
+        spare: &mut Vec<u8>,
         parse: impl FnOnce(&[u8]) -> usize,
     ) -> io::Result<Received> {
+        let needed = self.kept.len() + ROOM_BYTES_MIN;
+        if self.kept.capacity() < needed && spare.capacity() >= needed {
+            spare.extend_from_slice(&self.kept);
+            std::mem::swap(&mut self.kept, spare);
+            spare.clear();
+        }
         // The buffer doubles, so a message of n bytes is copied O(n) times in all.
         self.kept.reserve(ROOM_BYTES_MIN);
         let room = self.kept.spare_capacity_mut();
@@ -103,22 +127,25 @@ impl Input {
         // SAFETY: the transport wrote `count` bytes of the spare capacity.
         unsafe { self.kept.set_len(self.kept.len() + count) };
         let used = parse(&self.kept).min(self.kept.len());
-        self.use_up(used);
+        self.use_up(used, spare);
         Ok(Received { transfer, filled: count == room_bytes })
     }
 
-    fn use_up(&mut self, used: usize) {
+    fn use_up(&mut self, used: usize, spare: &mut Vec<u8>) {
         if used == self.kept.len() {
-            self.keep(&[]);
+            self.keep(&[], spare);
         } else if used > 0 {
             let rest = self.kept.split_off(used);
-            self.kept = rest;
+            give_spare(spare, std::mem::replace(&mut self.kept, rest));
         }
     }
 
-    fn keep(&mut self, rest: &[u8]) {
+    fn keep(&mut self, rest: &[u8], spare: &mut Vec<u8>) {
         if self.kept.capacity() > rest.len() + SLACK_BYTES_MAX || rest.is_empty() {
-            self.kept = Vec::new();
+            let former = std::mem::take(&mut self.kept);
+            if former.capacity() > ROOM_BYTES_MIN {
+                give_spare(spare, former);
+            }
         }
         self.kept.clear();
         self.kept.extend_from_slice(rest);
@@ -195,6 +222,37 @@ mod tests {
             assert_eq!(messages, bodies, "in pieces of {piece}");
             assert_eq!(input.kept.capacity(), 0, "nothing is kept when all is used up");
         }
+    }
+
+    #[test]
+    fn a_long_message_is_received_into_the_memory_of_the_one_before() {
+        let message = |length: u32, fill: u8| {
+            let mut bytes = length.to_le_bytes().to_vec();
+            bytes.resize(4 + length as usize, fill);
+            bytes
+        };
+        let mut scratch = Scratch::default();
+        let receive = |sent: Vec<u8>, scratch: &mut Scratch| {
+            let expected = sent[4..].to_vec();
+            let (mut input, mut messages) = (Input::default(), Vec::new());
+            let pieces = Pieces(RefCell::new(sent), 100_000);
+            loop {
+                let outcome = input
+                    .receive(&pieces, scratch, |bytes| parse(bytes, &mut messages))
+                    .expect("no error");
+                if outcome.transfer == Transfer::End {
+                    break;
+                }
+            }
+            assert_eq!(messages, [expected]);
+        };
+        receive(message(1 << 20, 1), &mut scratch);
+        let spare = scratch.spare.as_ptr();
+        assert!(scratch.spare.capacity() > 1 << 20);
+        receive(message(1 << 20, 2), &mut scratch);
+        assert_eq!(scratch.spare.as_ptr(), spare, "the same memory again");
+        receive(message(9 << 20, 3), &mut scratch);
+        assert!(scratch.spare.capacity() <= SPARE_BYTES_MAX, "an idle core keeps little");
     }
 
     #[test]

@@ -156,6 +156,7 @@ impl ServerFacts {
 #[derive(Debug, Default)]
 pub struct BufferPool {
     buffers: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
 }
 
 /// Size of a new buffer, in bytes.
@@ -164,11 +165,21 @@ const BUFFER_BYTES: usize = 4 << 10;
 const BUFFER_KEPT_BYTES: usize = 256 << 10;
 /// Number of buffers that are kept: as many as connections are likely to be flushed in one turn.
 const BUFFERS_KEPT: usize = 256;
+/// Number of larger buffers that are kept for large values, and the largest of them in bytes:
+/// memory that is touched for the first time costs more than what is copied to it.
+const LARGE_BUFFERS_KEPT: usize = 4;
+const LARGE_BUFFER_KEPT_BYTES: usize = 4 << 20;
 
 impl BufferPool {
     /// An empty buffer with some capacity.
     pub fn take(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    /// An empty buffer for about so many bytes. Its capacity may be less.
+    pub fn take_for(&mut self, bytes: usize) -> Vec<u8> {
+        let large = if bytes > BUFFER_KEPT_BYTES { self.large.pop() } else { None };
+        large.unwrap_or_else(|| self.take())
     }
 
     /// Takes a buffer back, or frees it if it is too large or there are enough.
@@ -177,6 +188,11 @@ impl BufferPool {
         if is_useful && self.buffers.len() < BUFFERS_KEPT {
             buffer.clear();
             self.buffers.push(buffer);
+        } else if (BUFFER_KEPT_BYTES + 1..=LARGE_BUFFER_KEPT_BYTES).contains(&buffer.capacity())
+            && self.large.len() < LARGE_BUFFERS_KEPT
+        {
+            buffer.clear();
+            self.large.push(buffer);
         }
     }
 }

@@ -296,7 +296,7 @@ impl ReplyQueue {
     /// Answers a request at once, in its place behind those that still wait.
     pub fn answer(&mut self, buffers: &mut BufferPool, write: impl FnOnce(&mut Vec<u8>)) {
         if self.slots.is_empty() {
-            write(output_buffer(&mut self.output, buffers));
+            write(output_buffer(&mut self.output, buffers, 0));
         } else {
             let encoded = self.stash.add(write);
             self.slots.push_back(Slot {
@@ -330,7 +330,9 @@ impl ReplyQueue {
             self.settle(slot.shard, slot.is_write);
             let held = self.held.get(slot.held);
             if offset == 0 {
-                slot.context.render(reply, value, held, output_buffer(&mut self.output, buffers));
+                let length = value.map_or(0, <[u8]>::len);
+                let output = output_buffer(&mut self.output, buffers, length);
+                slot.context.render(reply, value, held, output);
             } else {
                 let encoded = self.stash.add(|out| slot.context.render(reply, value, held, out));
                 self.slots[offset].encoded = encoded;
@@ -393,7 +395,8 @@ impl ReplyQueue {
             if slot.aggregate != Aggregate::Single {
                 self.emit_parts(&slot, buffers);
             } else if slot.encoded.length > 0 {
-                let output = output_buffer(&mut self.output, buffers);
+                let length = slot.encoded.length as usize;
+                let output = output_buffer(&mut self.output, buffers, length);
                 output.extend_from_slice(self.stash.get(slot.encoded));
                 self.stash.release(slot.encoded);
             }
@@ -405,7 +408,7 @@ impl ReplyQueue {
     }
 
     fn emit_parts(&mut self, slot: &Slot, buffers: &mut BufferPool) {
-        let output = output_buffer(&mut self.output, buffers);
+        let output = output_buffer(&mut self.output, buffers, 0);
         let is_array = slot.aggregate == Aggregate::Array && slot.failure.is_none();
         if is_array {
             slot.context.render_array_header(slot.parts as usize, output);
@@ -587,9 +590,14 @@ impl ReplyQueue {
 }
 
 /// The output, which takes a buffer from the pool when it has none.
-fn output_buffer<'a>(output: &'a mut Vec<u8>, buffers: &mut BufferPool) -> &'a mut Vec<u8> {
+/// The output, with a buffer for about `length` bytes more if it has none.
+fn output_buffer<'a>(
+    output: &'a mut Vec<u8>,
+    buffers: &mut BufferPool,
+    length: usize,
+) -> &'a mut Vec<u8> {
     if output.capacity() == 0 {
-        *output = buffers.take();
+        *output = buffers.take_for(length);
     }
     output
 }

@@ -10,6 +10,7 @@ mod damage;
 mod durability;
 mod failover;
 mod http;
+mod large_values;
 mod leadership;
 mod limits;
 mod malformed;

@@ -505,6 +505,8 @@ impl RequestFlags {
 
 /// Appends raft-rs' own encoding of `message`.
 pub fn encode_raft(message: &raft::eraftpb::Message, out: &mut Vec<u8>) {
+    // A vector that grows while a large value is copied to it would have to copy all of it again.
+    out.reserve(prost_011::Message::encoded_len(message));
     // Encoding into a vector only fails for lack of capacity, and a vector grows.
     let encoded = prost_011::Message::encode(message, out);
     assert!(encoded.is_ok(), "a Raft message did not encode into a vector");

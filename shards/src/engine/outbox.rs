@@ -8,9 +8,9 @@ use crate::contract::{Lane, OutFrame, Outputs};
 use crate::ids::{Address, CoreIndex, NodeId, ShardId};
 use crate::placement::Placement;
 
-/// A frame that has grown to this many bytes is closed, and the next message begins another: links
-/// refuse frames beyond 64 MiB, and a receiver works a frame off at once.
-const FRAME_BYTES_MAX: usize = 8 << 20;
+/// A frame that has grown to this many bytes is closed, and the next message begins another: a
+/// receiver works a frame off at once, and only when it is there as a whole.
+const FRAME_BYTES_MAX: usize = 256 << 10;
 
 /// All frames being built on one core.
 #[derive(Debug)]
@@ -116,6 +116,18 @@ impl Outbox {
         Some(builder)
     }
 
+    /// A frame of its own for a message that is long: what was gathered before does not wait until
+    /// all of it has arrived.
+    pub fn new_frame(&mut self, to: Address, lane: Lane) -> Option<&mut FrameBuilder> {
+        if let Ok(place) = self.frames.binary_search_by_key(&(to, lane), |(key, _)| *key)
+            && !self.frames[place].1.is_empty()
+        {
+            let bytes = self.frames[place].1.take(Vec::new());
+            self.closed.push(OutFrame { to, lane, bytes });
+        }
+        self.frame(to, lane)
+    }
+
     /// The frame for outcomes that `to` waits for, unless it cannot be reached; then it will be
     /// told that some were lost.
     pub fn reply_frame(&mut self, to: Address) -> Option<&mut FrameBuilder> {
@@ -162,6 +174,24 @@ mod tests {
     use crate::ids::ReplicaId;
 
     #[test]
+    fn what_was_gathered_before_a_long_message_does_not_wait_for_it() {
+        let placement = Placement::new(vec![NodeId(1), NodeId(2)], 1).expect("a layout");
+        let own = Address { node: NodeId(1), core: CoreIndex(0) };
+        let to = Address { node: NodeId(2), core: CoreIndex(0) };
+        let mut outbox = Outbox::new(own, 1, placement);
+        assert!(outbox.new_frame(to, Lane::Turn).is_none(), "there is no link");
+        outbox.link_up(to, 1);
+        outbox.frame(to, Lane::Turn).expect("a link").draining();
+        outbox.new_frame(to, Lane::Turn).expect("a link").replies_lost();
+        let mut outputs = Outputs::default();
+        outbox.flush(&mut outputs);
+        let first = |place: usize| Messages::new(&outputs.frames[place].bytes).next();
+        assert_eq!(outputs.frames.len(), 2);
+        assert!(matches!(first(0), Some(Ok(Message::Draining))));
+        assert!(matches!(first(1), Some(Ok(Message::RepliesLost))));
+    }
+
+    #[test]
     fn a_large_turn_leaves_in_several_frames_in_order() {
         let nodes = vec![NodeId(1), NodeId(2)];
         let placement = Placement::new(nodes, 1).expect("a layout");
@@ -187,7 +217,7 @@ mod tests {
         assert!(outputs.frames.len() > 3);
         let mut transfers = Vec::new();
         for frame in &outputs.frames {
-            assert!(frame.bytes.len() < 2 * FRAME_BYTES_MAX);
+            assert!(frame.bytes.len() < FRAME_BYTES_MAX + bytes.len() + 1_000);
             for message in Messages::new(&frame.bytes) {
                 if let Ok(Message::SnapshotChunk(chunk)) = message {
                     transfers.push(chunk.transfer);
