@@ -75,7 +75,7 @@ pub struct CoreConfig {
     /// never do, and only writes count as uses. Default 5 s.
     pub touch_interval: Millis,
     /// Accounted bytes of its stores that a core looks at per second for damage; zero for none.
-    /// Default 8 MiB.
+    /// Default 16 MiB.
     pub scrub_bytes_per_second: u64,
     /// One Raft tick. Default 50 ms.
     pub tick: Nanos,

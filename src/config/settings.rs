@@ -121,7 +121,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "scrub_bytes_per_second",
         "SIZE",
-        "8MiB",
+        "16MiB",
         "Bytes of keys and values that each core looks at per second for damage in memory; all of \
          them, one after the other, again and again. 0 looks at nothing",
     ),
