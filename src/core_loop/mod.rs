@@ -157,9 +157,9 @@ pub async fn run(start: CoreStart) -> io::Result<()> {
     let (here, cores) = (start.peers.here, start.peers.cores);
     let Assembled { shared, ports, control, writer } = assemble(start)?;
     let receivers = shared.state.borrow_mut().mesh.take_receivers();
-    let any_core_port = AcceptHandle::new(ports.any_core)?;
-    let core_port = AcceptHandle::new(ports.own)?;
-    let peer_port = AcceptHandle::new(ports.peer)?;
+    let any_core_port = AcceptHandle::new(ports.any_core, &shared.sockets)?;
+    let core_port = AcceptHandle::new(ports.own, &shared.sockets)?;
+    let peer_port = AcceptHandle::new(ports.peer, &shared.sockets)?;
     shared
         .listeners
         .borrow_mut()

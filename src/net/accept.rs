@@ -3,6 +3,11 @@
 //! Out of descriptors or memory it backs off by a timer; the waiting connections stay in the
 //! kernel's backlog. Errors of a single connection (it was reset before it was accepted) concern
 //! nobody else.
+//!
+//! A listener waits in the epoll set and not in the executor's ring. The kernel takes the rings of
+//! a killed process apart after its end, and what waits in one is held so long: connections would
+//! be accepted in the name of nobody, and the next process would find the port in use. On a busy
+//! machine that was seen to take seconds.
 
 use std::cell::Cell;
 use std::io;
@@ -13,7 +18,8 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::listener::{BACKLOG, Listener};
-use super::runtime::{Watched, sleep, yield_now};
+use super::readiness::{ReadySet, Registration};
+use super::runtime::{sleep, yield_now};
 
 /// How long to wait after the process ran out of descriptors or the kernel out of memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -23,18 +29,26 @@ const ACCEPTS_PER_WAKE: usize = 64;
 /// Stops an accept loop from outside.
 #[derive(Clone, Debug)]
 pub struct AcceptHandle {
-    socket: Rc<Watched<Socket>>,
+    port: Rc<Port>,
     stopped: Rc<Cell<bool>>,
 }
 
+/// A listening socket. The registration is dropped after it.
+#[derive(Debug)]
+struct Port {
+    socket: Socket,
+    arrivals: Registration,
+}
+
 impl AcceptHandle {
-    /// Takes a listener over. Must run on the executor that accepts.
+    /// Takes a listener over. It learns of connections by `set`, whose executor accepts them.
     ///
     /// # Errors
-    /// If the executor does not take the socket.
-    pub fn new(listener: Listener) -> io::Result<Self> {
-        let socket = Rc::new(Watched::new(listener.into_socket())?);
-        Ok(AcceptHandle { socket, stopped: Rc::default() })
+    /// If the kernel does not take the socket into the set.
+    pub fn new(listener: Listener, set: &Rc<ReadySet>) -> io::Result<Self> {
+        let socket = listener.into_socket();
+        let arrivals = set.register(&socket)?;
+        Ok(AcceptHandle { port: Rc::new(Port { socket, arrivals }), stopped: Rc::default() })
     }
 
     /// Accepts no more. What waits already is handed to `take`, because its peer may have asked
@@ -48,7 +62,7 @@ impl AcceptHandle {
         }
         self.stopped.set(true);
         // A shut-down listener leaves the listening state and wakes who waits for it.
-        let _ = self.socket.get().shutdown(Shutdown::Both);
+        let _ = self.port.socket.shutdown(Shutdown::Both);
     }
 
     /// Accepts until [`stop`](Self::stop) and hands every socket with its peer's address to `take`.
@@ -59,10 +73,7 @@ impl AcceptHandle {
             match self.accept_waiting(&mut take) {
                 Ok(Waiting::None) => {
                     backing_off = false;
-                    if let Err(error) = self.socket.readable().await {
-                        tracing::error!(port = name, %error, "the listener cannot be watched");
-                        return;
-                    }
+                    self.port.arrivals.ready().await;
                 }
                 Ok(Waiting::More) => {
                     backing_off = false;
@@ -87,7 +98,7 @@ impl AcceptHandle {
         take: &mut impl FnMut(Socket, Option<SocketAddr>),
     ) -> io::Result<Waiting> {
         for _ in 0..ACCEPTS_PER_WAKE {
-            match self.socket.get().accept() {
+            match self.port.socket.accept() {
                 Ok((socket, address)) => take(socket, address.as_socket()),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(Waiting::None),
