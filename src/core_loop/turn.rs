@@ -22,7 +22,7 @@ pub const KEPT_BYTES_MAX: usize = 8 << 20;
 const CONGESTION_RETRY: u64 = 1_000_000;
 /// How soon a turn follows that the engine asks for at once, because it has left work over: time
 /// for the executor to look at sockets and timers, and for who has waited there to be heard.
-const TURN_INTERVAL_MIN: u64 = 200_000;
+const TURN_INTERVAL_MIN: u64 = 50_000;
 
 /// How long a core that has handed its leaderships over goes on: what other nodes had asked of it
 /// gets its answer, or is sent to the new leaders, before the links end.

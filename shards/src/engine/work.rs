@@ -20,7 +20,7 @@ use crate::ids::{Nanos, ShardId};
 
 /// What may be applied in one turn, in units. A unit is about what a small command takes, or the
 /// removal of an entry: some three tenths of a microsecond when memory is cold.
-const UNITS_PER_TURN: u64 = 2_048;
+const UNITS_PER_TURN: u64 = 4_096;
 /// A unit for so many bytes of an entry, since values are copied and hashed.
 const BYTES_PER_UNIT: u64 = 1_024;
 /// How often a core proposes an entry for no other reason than that there is more to remove. Some
