@@ -5,26 +5,20 @@ use std::io::{self, Write as _};
 use clap::Args;
 
 use super::CommandError;
-use super::shards::Node;
+use super::shards::Whom;
 use super::table::{Side, Table, grouped};
 use crate::control::view::CoresView;
 
 /// The flags of `coracle cores`.
 #[derive(Clone, Debug, Args)]
 pub struct CoresOptions {
-    /// HTTP address of the node; the port is 7480 unless given
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        default_value = "127.0.0.1:7480",
-        env = "CORACLE_ADDR"
-    )]
-    addr: String,
+    #[command(flatten)]
+    whom: Whom,
 }
 
 /// Runs the command.
 pub fn run(options: &CoresOptions) -> Result<(), CommandError> {
-    let view: CoresView = Node::resolve(&options.addr)?.get("/v1/cores")?;
+    let view: CoresView = options.whom.resolve()?.get("/v1/cores")?;
     write!(io::stdout(), "{}", table(&view).render())?;
     for core in view.unanswered {
         writeln!(io::stdout(), "core {core} does not answer")?;

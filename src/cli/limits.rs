@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use clap::{Args, Subcommand};
 
 use super::CommandError;
-use super::shards::Node;
+use super::shards::Whom;
 use super::table::{bytes, grouped};
 use crate::config::size;
 use crate::control::view::{LimitsView, LimitsWish};
@@ -14,15 +14,8 @@ use crate::control::view::{LimitsView, LimitsWish};
 /// The flags of `coracle limits`.
 #[derive(Clone, Debug, Args)]
 pub struct LimitsOptions {
-    /// HTTP address of any node of the cluster; the port is 7480 unless given
-    #[arg(
-        long,
-        global = true,
-        value_name = "HOST[:PORT]",
-        default_value = "127.0.0.1:7480",
-        env = "CORACLE_ADDR"
-    )]
-    addr: String,
+    #[command(flatten)]
+    whom: Whom,
     /// What to do instead of showing the limit
     #[command(subcommand)]
     action: Option<Action>,
@@ -47,7 +40,7 @@ enum Action {
 
 /// Runs the command.
 pub fn run(options: LimitsOptions) -> Result<(), CommandError> {
-    let node = Node::resolve(&options.addr)?;
+    let node = options.whom.resolve()?;
     let view: LimitsView = match options.action {
         None => node.get("/v1/limits")?,
         Some(Action::Set { memory: memory_bytes, eviction }) => {

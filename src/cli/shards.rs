@@ -23,9 +23,9 @@ const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// The port of HTTP where the address names none.
 const HTTP_PORT: u16 = 7_480;
 
-/// The flags of `coracle shards`.
+/// Which node a command asks.
 #[derive(Clone, Debug, Args)]
-pub struct ShardsOptions {
+pub struct Whom {
     /// HTTP address of any node of the cluster; the port is 7480 unless given
     #[arg(
         long,
@@ -35,6 +35,20 @@ pub struct ShardsOptions {
         env = "CORACLE_ADDR"
     )]
     addr: String,
+}
+
+impl Whom {
+    /// The node.
+    pub fn resolve(&self) -> Result<Node, CommandError> {
+        Node::resolve(&self.addr)
+    }
+}
+
+/// The flags of `coracle shards`.
+#[derive(Clone, Debug, Args)]
+pub struct ShardsOptions {
+    #[command(flatten)]
+    whom: Whom,
     /// Print JSON, as /v1/shards gives it: one document, one per second with --watch
     #[arg(long)]
     json: bool,
@@ -82,7 +96,7 @@ pub fn run(options: ShardsOptions) -> Result<(), CommandError> {
         let reason = "--json and --watch belong to the list of shards";
         return Err(CommandError::NotBegun(reason.into()));
     }
-    let node = Node::resolve(&options.addr)?;
+    let node = options.whom.resolve()?;
     match options.action {
         None if options.watch => watch(&node, options.json),
         None => {
@@ -107,7 +121,7 @@ pub struct Node {
 
 impl Node {
     /// Finds the addresses behind `HOST[:PORT]`.
-    pub fn resolve(text: &str) -> Result<Node, CommandError> {
+    fn resolve(text: &str) -> Result<Node, CommandError> {
         let error = |reason: &dyn std::fmt::Display| {
             CommandError::NotBegun(format!("--addr {text:?}: {reason}"))
         };
