@@ -26,5 +26,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    cli::run(node::run)
+    let code = cli::run(node::run);
+    logging::flush();
+    code
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::http::Face;
 use super::messages::ControlRequest;
 use super::{DRAIN_DEADLINE, Order, STOP_DEADLINE, Signals};
+use crate::logging;
 
 /// The signals that arrive, if they are ours to handle.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ pub async fn supervise(face: &Face, mut received: Received, orders: flume::Recei
         () = drain_and_stop(face) => {}
         (name, code) = received.next() => {
             tracing::warn!(signal = name, "stopping at once");
-            process::exit(code);
+            end(code);
         }
     }
     let deadline = Instant::now() + STOP_DEADLINE;
@@ -76,11 +77,11 @@ pub async fn supervise(face: &Face, mut received: Received, orders: flume::Recei
             order = orders.recv_async() => if !matches!(order, Ok(Order::Stop)) { return },
             (name, code) = received.next() => {
                 tracing::warn!(signal = name, "stopping at once");
-                process::exit(code);
+                end(code);
             }
             () = sleep_until(deadline) => {
                 tracing::error!("a core did not stop in time; stopping without it");
-                process::exit(1);
+                end(1);
             }
         }
     }
@@ -115,4 +116,10 @@ async fn drain_and_stop(face: &Face) {
         // A core that is gone, or too busy to take the order, is seen by the deadline of the stop.
         let _ = timeout_at(deadline, core.send_async(ControlRequest::Stop)).await;
     }
+}
+
+/// Ends the process where it stands, but for the lines of its log.
+fn end(code: i32) -> ! {
+    logging::flush();
+    process::exit(code)
 }
