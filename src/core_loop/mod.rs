@@ -401,9 +401,11 @@ impl Shared {
         }
     }
 
-    /// Sets the timer to the deadline that the last turn left.
+    /// Sets the timer to the deadline that the last turn left. If the former one has passed and
+    /// nobody took notice, the timer is late or lost, and is set anew.
     fn set_deadline(&self, at: u64) {
-        if at < self.deadline.replace(at) {
+        let former = self.deadline.replace(at);
+        if at < former || former < clock::now().monotonic.0 {
             self.deadline_moved.raise();
         }
     }

@@ -158,8 +158,11 @@ pub async fn with_deadline<F: Future>(span: Duration, future: F) -> Option<F::Ou
 
 /// One timer of one task, which can be set again and again.
 ///
-/// The executor's timer registers anew each time it is polled, so this one polls it once per
-/// setting and compares the time itself when its task was woken by something else.
+/// The executor's timer registers anew each time it is polled, so this one does not poll it each
+/// time its task was woken by something else, and compares the time itself. Near the end it does:
+/// the executor's timer has its own idea of when it is due, and wakes the task once. A task that
+/// looked a moment too early then would never be woken again. (A thread that was not running
+/// between two looks at the clock made that moment long enough to happen.)
 #[derive(Debug)]
 pub struct Alarm {
     timer: Timer,
@@ -167,26 +170,35 @@ pub struct Alarm {
     registered: bool,
 }
 
+/// The executor's timer may wake a task so much too early, and more.
+const TIMER_PRECISION: Duration = Duration::from_millis(5);
+
 impl Alarm {
     /// An alarm that rings after `span`.
     pub fn new(span: Duration) -> Self {
-        Alarm { timer: Timer::new(span), due: Instant::now() + span, registered: false }
+        // In this order: then the executor's timer is not due before this is.
+        let due = Instant::now() + span;
+        Alarm { timer: Timer::new(span), due, registered: false }
     }
 
     /// Sets it to ring `span` from now.
     pub fn set(&mut self, span: Duration) {
-        self.timer.reset(span);
         self.due = Instant::now() + span;
+        self.timer.reset(span);
         self.registered = false;
     }
 
     /// Ready once it rings, and until it is set again.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= self.due {
+        let left = self.due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Poll::Ready(());
         }
-        if self.registered {
+        if self.registered && left > TIMER_PRECISION {
             return Poll::Pending;
+        }
+        if self.registered {
+            self.timer.reset(left);
         }
         self.registered = true;
         Pin::new(&mut self.timer).poll(context).map(|_| ())
@@ -225,5 +237,41 @@ impl<T: AsRawFd> Watched<T> {
     /// If the executor cannot watch the descriptor.
     pub async fn writable(&self) -> io::Result<()> {
         Ok(self.0.writable().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// Runs a task on an executor of its own.
+    fn on_executor<F: Future<Output = ()> + 'static>(main: impl FnOnce() -> F + Send + 'static) {
+        let settings = ExecutorSettings { name: "test".into(), cpu: None, spin: Duration::ZERO };
+        let thread = start_executor(&settings, main).expect("an executor");
+        thread.join().expect("the task ends");
+    }
+
+    #[test]
+    fn an_alarm_rings_although_the_executors_timer_was_due_before() {
+        on_executor(async || {
+            // As where the executor counts in coarser steps.
+            let timer = Timer::new(Duration::from_millis(5));
+            let due = Instant::now() + Duration::from_millis(8);
+            let mut alarm = Alarm { timer, due, registered: false };
+            let rang = Rc::new(Cell::new(false));
+            let ringing = rang.clone();
+            spawn(async move {
+                std::future::poll_fn(|context| alarm.poll(context)).await;
+                ringing.set(true);
+            });
+            let began = Instant::now();
+            while !rang.get() {
+                sleep(Duration::from_millis(1)).await;
+                assert!(began.elapsed() < Duration::from_secs(20), "it never rang");
+            }
+        });
     }
 }
