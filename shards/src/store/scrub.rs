@@ -210,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_whose_key_was_damaged_goes_without_ending_the_process_and_is_found() {
+        let mut store = filled(2_000);
+        // The first byte of the oldest entry is its key's.
+        assert!(store.flip_bit(0));
+        let oldest = store.order.oldest();
+        store.remove(oldest);
+        assert_eq!((store.keys(), store.order.check(&store.entries)), (1_999, 1_999));
+        (0..2_000).for_each(|number| set(&mut store, number, 3_000 + number, VALUE));
+        assert_eq!(store.scrub(usize::MAX), ScrubProgress::Damaged);
+    }
+
+    #[test]
     fn damage_is_found_although_its_entry_was_written_over() {
         let mut store = filled(20);
         assert!(store.flip_bit(3));

@@ -3,8 +3,9 @@
 //! no acknowledged write may be lost over it, whatever else fails meanwhile.
 //!
 //! Where stores are scrubbed here, all of them are in every turn, so that nobody has read the
-//! flipped bit before it is found: that takes luck in a real cluster, and nothing else can be
-//! judged. Where replicas are compared, nobody reads the damaged one.
+//! flipped bit before it is found. In a cluster somebody may (docs/operations.md says so); here the
+//! checkers could not tell that reader's answer from a wrong one. Where replicas are compared,
+//! nobody reads the damaged one.
 
 use history::register::Input;
 use shards::contract::{AdminCommand, Durability, Health, ReadMode, Role};

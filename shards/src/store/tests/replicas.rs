@@ -140,7 +140,7 @@ fn set(value: &[u8], flags: u32, expiry: Expiry) -> Operation<'_> {
     Operation::Set { value, flags, condition: SetCondition::Always, expiry, return_old: false }
 }
 
-/// A store with entries, deadlines and free slots.
+/// A store with entries, deadlines, and places that entries have left.
 pub(super) fn mixed() -> Bench {
     let mut bench = Bench::new(1 << 20);
     bench.at(100);
