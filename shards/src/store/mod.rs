@@ -55,7 +55,7 @@ use retired::Retired;
 use scrub::Scrub;
 use snapshot::Cursor;
 use std::fmt;
-use table::{KeyHash, Table};
+use table::{KeyHash, Keys, Table};
 use touches::Touches;
 
 /// Due entries removed in one round at the start of a log entry, at most. `upkeep.rs` says how many
@@ -297,11 +297,23 @@ impl Store {
         self.key_secret == 0 && self.table.len() == 0
     }
 
+    /// Makes room in the table for as many new keys, before a log with about as many commands is
+    /// applied. It leaves no trace in what is replicated.
+    pub fn expect_keys(&mut self, count: usize) {
+        let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+        self.table.reserve(self.table.len() + count, &keys);
+    }
+
+    /// Gives back what [`Store::expect_keys`] took for keys that did not come.
+    pub fn expect_no_more_keys(&mut self) {
+        let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+        self.table.fit(&keys);
+    }
+
     fn apply_touches(&mut self, touches: &[u8]) {
         for name in touches::decode_all(touches) {
-            let (entries, secret) = (&self.entries, self.key_secret);
-            let found = self.table.named(name, |entry| hash_of(entries, entry, secret));
-            let Some(entry) = found else { continue };
+            let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+            let Some(entry) = self.table.named(name, &keys) else { continue };
             if self.entries.get(entry).is_due(self.stamp.0) {
                 continue;
             }
@@ -521,7 +533,7 @@ impl Store {
         assert_eq!(entries, self.table.len(), "the table and the order differ");
         assert_eq!(self.order.check(&self.entries), entries);
         assert_eq!(self.expiry.check(&self.entries), with_deadline);
-        self.table.check(|entry| hash_of(&self.entries, entry, self.key_secret));
+        self.table.check(&StoredKeys { entries: &self.entries, secret: self.key_secret });
         self.entries.check();
     }
 
@@ -546,8 +558,8 @@ impl Store {
     fn insert(&mut self, hash: KeyHash, content: &Content<'_>) -> Address {
         let address = self.entries.insert(content);
         self.entries.set_snapshot(address, self.snapshots);
-        let (entries, secret) = (&self.entries, self.key_secret);
-        self.table.insert(hash, address, |entry| hash_of(entries, entry, secret));
+        let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+        self.table.insert(hash, address, &keys);
         let used = self.touches.use_one(self.table.len() as u64);
         self.entries.set_used(address, used);
         let (policy, mut queue) = self.policy_and_queue();
@@ -623,9 +635,8 @@ impl Store {
         let (policy, mut queue) = self.policy_and_queue();
         policy.remove(&mut queue, address);
         self.count_out(address);
-        let (entries, secret) = (&self.entries, self.key_secret);
-        let hash = hash_of(entries, address, secret);
-        self.table.remove(hash, address, |entry| hash_of(entries, entry, secret));
+        let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+        self.table.remove(keys.hash(address), address, &keys);
         self.expiry.remove(&mut self.entries, address);
         self.entries.release(address);
     }
@@ -688,7 +699,8 @@ impl Store {
             let term = self.entries.get(address).term();
             self.scrub.count_out(former, term);
             self.scrub.count_in(address, term);
-            let hash = hash_of(&self.entries, address, self.key_secret);
+            let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+            let hash = keys.hash(address);
             self.table.replace(hash, former, address);
             self.expiry.entry_moved(&self.entries, address);
             let (policy, mut queue) = self.policy_and_queue();
@@ -725,10 +737,22 @@ pub fn accounted_bytes(key_len: usize, value_len: usize, deadline: bool, flags: 
     Shape { key_len, value_len, has_deadline: deadline, has_flags: flags }.accounted_bytes()
 }
 
-/// The hash of an entry's key.
-#[inline]
-fn hash_of(entries: &Entries, address: Address, secret: u64) -> KeyHash {
-    KeyHash::of(entries.get(address).key(), secret)
+/// The keys as the table asks for them.
+struct StoredKeys<'a> {
+    entries: &'a Entries,
+    secret: u64,
+}
+
+impl Keys for StoredKeys<'_> {
+    #[inline]
+    fn hash(&self, address: Address) -> KeyHash {
+        KeyHash::of(self.entries.get(address).key(), self.secret)
+    }
+
+    #[inline]
+    fn first_byte(&self, address: Address) -> u8 {
+        self.entries.first_byte(address)
+    }
 }
 
 /// A deadline for people who do not know [`NO_DEADLINE`].

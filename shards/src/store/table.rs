@@ -11,7 +11,8 @@
 //! it is nine tenths full: no single write pays for moving a whole shard's index, and a table
 //! stands at about 6.5 bytes per key. A part has as many chunks as fill one of the sizes that an
 //! allocator has four of between each power of two and the next. The hash is not kept; growing asks
-//! for it again, once per key of the part.
+//! for it again, once per key of the part, and so reads all its entries: many at once, because in a
+//! large store each of them is a miss of the processor's caches.
 //!
 //! The hash is keyed with a secret that all replicas of a shard share, against keys chosen to
 //! collide. It names keys in touches; where a key stands here is each replica's own affair.
@@ -24,6 +25,8 @@ use super::arena::Address;
 const PART_BITS: u32 = 8;
 /// Addresses of a chunk.
 const WIDTH: usize = 12;
+/// Entries that are read at once where a part is resized.
+const READ_AT_ONCE: usize = 64;
 /// What stands for no address in a chunk. No key has it for a tag.
 const NO_TAG: u8 = 0;
 /// Keys per hundred chunks from which on a part grows.
@@ -96,6 +99,15 @@ impl KeyName {
     }
 }
 
+/// Where the keys are that the addresses of a table lead to.
+pub(super) trait Keys {
+    /// The hash of the key of the entry at `address`.
+    fn hash(&self, address: Address) -> KeyHash;
+
+    /// Reads something of the entry, so that it is in the caches when its hash is asked for.
+    fn first_byte(&self, address: Address) -> u8;
+}
+
 /// One cache line of a part: tags, the number of keys that found no room here and went on (or
 /// [`UNCOUNTED`]), three bytes of nothing, addresses.
 ///
@@ -134,6 +146,11 @@ impl Chunk {
         let at = ADDRESSES_AT + 4 * place;
         self.0[place] = tag;
         self.0[at..at + 4].copy_from_slice(&address.bits().to_le_bytes());
+    }
+
+    /// The addresses that it holds.
+    fn addresses(&self) -> impl Iterator<Item = Address> {
+        (0..WIDTH).filter(|place| self.tags()[*place] != NO_TAG).map(|place| self.address(place))
     }
 
     /// A mask with a bit for each place whose tag is `tag`.
@@ -241,15 +258,16 @@ impl Part {
 
     /// Moves all keys to a part of another size.
     #[cold]
-    fn resize(&mut self, chunks: usize, hash_of: impl Fn(Address) -> KeyHash) {
+    fn resize(&mut self, chunks: usize, keys: &impl Keys) {
         let resized = Part { chunks: vec![Chunk::EMPTY; chunks], len: 0 };
         let former = std::mem::replace(self, resized);
-        for chunk in &former.chunks {
-            for place in 0..WIDTH {
-                if chunk.tags()[place] != NO_TAG {
-                    let address = chunk.address(place);
-                    self.insert(hash_of(address), address);
-                }
+        for chunks in former.chunks.chunks(READ_AT_ONCE / WIDTH) {
+            let addresses = || chunks.iter().flat_map(Chunk::addresses);
+            let bytes = addresses().map(|address| u64::from(keys.first_byte(address)));
+            // The loads are the point; without a use of their sum they could be left out.
+            std::hint::black_box(bytes.fold(0, u64::wrapping_add));
+            for address in addresses() {
+                self.insert(keys.hash(address), address);
             }
         }
     }
@@ -288,11 +306,11 @@ impl Table {
     }
 
     /// The entry whose key has this name; nothing if there are two.
-    pub fn named(&self, name: KeyName, hash_of: impl Fn(Address) -> KeyHash) -> Option<Address> {
+    pub fn named(&self, name: KeyName, keys: &impl Keys) -> Option<Address> {
         let mut found = None;
         let mut count = 0;
         self.parts[name.hash().part()].find(name.hash(), |address| {
-            if hash_of(address).name() == name {
+            if keys.hash(address).name() == name {
                 found = Some(address);
                 count += 1;
             }
@@ -301,29 +319,41 @@ impl Table {
         found.filter(|_| count == 1)
     }
 
-    /// Adds a key that is not in the table. `hash_of` gives the hashes of those that are.
-    pub fn insert(
-        &mut self,
-        hash: KeyHash,
-        address: Address,
-        hash_of: impl Fn(Address) -> KeyHash,
-    ) {
+    /// Adds a key that is not in the table; `keys` are those that are.
+    pub fn insert(&mut self, hash: KeyHash, address: Address, keys: &impl Keys) {
         let part = &mut self.parts[hash.part()];
         let chunks = part.chunks.len();
         if (part.len + 1) * 100 > chunks * KEYS_PER_HUNDRED_CHUNKS_MAX {
-            part.resize(more_chunks(chunks), hash_of);
+            part.resize(more_chunks(chunks), keys);
         }
         part.insert(hash, address);
         self.len += 1;
     }
 
+    /// Makes room for so many keys in all, if that is at least twice what there are: otherwise
+    /// growing on the way costs no more. [`Table::fit`] gives back what was not needed.
+    pub fn reserve(&mut self, keys_count: usize, keys: &impl Keys) {
+        if keys_count < 2 * self.len {
+            return;
+        }
+        let chunks = chunks_for(keys_count >> PART_BITS);
+        for part in self.parts.iter_mut().filter(|part| part.chunks.len() < chunks) {
+            part.resize(chunks, keys);
+        }
+    }
+
+    /// Gives back room that was reserved for keys which did not come.
+    pub fn fit(&mut self, keys: &impl Keys) {
+        for part in &mut self.parts {
+            let chunks = chunks_for(part.len);
+            if part.chunks.len() > more_chunks(chunks) {
+                part.resize(chunks, keys);
+            }
+        }
+    }
+
     /// Removes the key whose entry is at `address`.
-    pub fn remove(
-        &mut self,
-        hash: KeyHash,
-        address: Address,
-        hash_of: impl Fn(Address) -> KeyHash,
-    ) {
+    pub fn remove(&mut self, hash: KeyHash, address: Address, keys: &impl Keys) {
         let part = &mut self.parts[hash.part()];
         let Some(place) = part.find(hash, |other| other == address) else {
             self.remove_damaged(address);
@@ -333,7 +363,7 @@ impl Table {
         self.len -= 1;
         let chunks = part.chunks.len();
         if part.len * 100 < chunks * KEYS_PER_HUNDRED_CHUNKS_MIN && chunks > 1 {
-            part.resize(chunks_for(part.len), hash_of);
+            part.resize(chunks_for(part.len), keys);
         }
     }
 
@@ -383,13 +413,13 @@ impl Table {
     }
 
     /// Counts the keys anew, for tests.
-    pub fn check(&self, hash_of: impl Fn(Address) -> KeyHash) {
+    pub fn check(&self, keys: &impl Keys) {
         let mut len = 0;
         for part in &self.parts {
             let mut passed = vec![0_u32; part.chunks.len()];
             for (number, chunk) in part.chunks.iter().enumerate() {
                 for place in (0..WIDTH).filter(|place| chunk.tags()[*place] != NO_TAG) {
-                    let hash = hash_of(chunk.address(place));
+                    let hash = keys.hash(chunk.address(place));
                     assert_eq!(hash.tag(), chunk.tags()[place]);
                     part.route(hash).take_while(|at| *at != number).for_each(|at| passed[at] += 1);
                     len += 1;
@@ -449,6 +479,21 @@ mod tests {
         KeyHash::of(&address.bits().to_le_bytes(), 7)
     }
 
+    /// Keys that are computed from their addresses.
+    struct Computed<F>(F);
+
+    impl<F: Fn(Address) -> KeyHash> Keys for Computed<F> {
+        fn hash(&self, address: Address) -> KeyHash {
+            self.0(address)
+        }
+
+        fn first_byte(&self, _address: Address) -> u8 {
+            0
+        }
+    }
+
+    const KEYS: Computed<fn(Address) -> KeyHash> = Computed(hash_of);
+
     #[test]
     fn it_finds_what_is_there_and_nothing_else_while_it_grows_and_shrinks() {
         let mut table = Table::new();
@@ -456,23 +501,49 @@ mod tests {
         for round in 0..2 {
             for number in 0..count {
                 let address = Address::from_bits(number);
-                table.insert(hash_of(address), address, hash_of);
+                table.insert(hash_of(address), address, &KEYS);
             }
-            table.check(hash_of);
+            table.check(&KEYS);
             for number in 0..2 * count {
                 let address = Address::from_bits(number);
                 let found = table.find(hash_of(address), |other| other == address);
                 assert_eq!(found, (number < count).then_some(address), "round {round}");
-                assert_eq!(table.named(hash_of(address).name(), hash_of), found);
+                assert_eq!(table.named(hash_of(address).name(), &KEYS), found);
             }
             for number in (0..count).rev() {
                 let address = Address::from_bits(number);
-                table.remove(hash_of(address), address, hash_of);
+                table.remove(hash_of(address), address, &KEYS);
             }
-            table.check(hash_of);
+            table.check(&KEYS);
             let chunks: usize = table.parts.iter().map(|part| part.chunks.len()).sum();
             assert!(chunks <= table.parts.len(), "{chunks} chunks without keys");
         }
+    }
+
+    #[test]
+    fn room_for_keys_that_do_not_come_is_given_back() {
+        let chunks =
+            |table: &Table| table.parts.iter().map(|part| part.chunks.len()).sum::<usize>();
+        let fill = |table: &mut Table, numbers: std::ops::Range<u32>| {
+            for address in numbers.map(Address::from_bits) {
+                table.insert(hash_of(address), address, &KEYS);
+            }
+        };
+        let mut grown = Table::new();
+        fill(&mut grown, 0..100_000);
+        let mut table = Table::new();
+        fill(&mut table, 0..10_000);
+        table.reserve(19_999, &KEYS);
+        assert!(chunks(&table) * WIDTH < 15_000, "growing on the way costs no more");
+        table.reserve(100_000, &KEYS);
+        let reserved = chunks(&table);
+        fill(&mut table, 10_000..100_000);
+        assert!(chunks(&table) <= reserved + reserved / 10, "the room was there already");
+        table.check(&KEYS);
+        table.reserve(1_000_000, &KEYS);
+        table.fit(&KEYS);
+        table.check(&KEYS);
+        assert!(chunks(&table) <= chunks(&grown), "{} chunks", chunks(&table));
     }
 
     #[test]
@@ -482,7 +553,7 @@ mod tests {
         for count in [200_000, 300_000, 500_000, 1_000_000] {
             while next < count {
                 let address = Address::from_bits(next);
-                table.insert(hash_of(address), address, hash_of);
+                table.insert(hash_of(address), address, &KEYS);
                 next += 1;
             }
             let chunks: usize = table.parts.iter().map(|part| part.chunks.len()).sum();
@@ -496,31 +567,34 @@ mod tests {
         let same = |_: Address| KeyHash(0x1234_5678_9abc_def0);
         let mut table = Table::new();
         for number in 0..700 {
-            table.insert(same(Address::NONE), Address::from_bits(number), same);
+            table.insert(same(Address::NONE), Address::from_bits(number), &Computed(same));
         }
         for number in 0..700 {
             let address = Address::from_bits(number);
             assert_eq!(table.find(same(address), |other| other == address), Some(address));
         }
-        assert_eq!(table.named(same(Address::NONE).name(), same), None);
+        assert_eq!(table.named(same(Address::NONE).name(), &Computed(same)), None);
         for number in 0..699 {
-            table.remove(same(Address::NONE), Address::from_bits(number), same);
+            table.remove(same(Address::NONE), Address::from_bits(number), &Computed(same));
         }
-        assert_eq!(table.named(same(Address::NONE).name(), same), Some(Address::from_bits(699)));
+        assert_eq!(
+            table.named(same(Address::NONE).name(), &Computed(same)),
+            Some(Address::from_bits(699))
+        );
     }
 
     #[test]
     fn an_entry_whose_key_is_damaged_leaves_the_table_all_the_same() {
         let mut table = Table::new();
         for number in 0..5_000 {
-            table.insert(hash_of(Address::from_bits(number)), Address::from_bits(number), hash_of);
+            table.insert(hash_of(Address::from_bits(number)), Address::from_bits(number), &KEYS);
         }
         let wrong = |address: Address| hash_of(Address::from_bits(address.bits() ^ 1 << 20));
         for number in (0..5_000).step_by(7) {
             let (old, new) = (Address::from_bits(number), Address::from_bits(number + 10_000));
             table.replace(wrong(old), old, new);
             assert_eq!(table.find(hash_of(old), |other| other == new), Some(new));
-            table.remove(wrong(new), new, hash_of);
+            table.remove(wrong(new), new, &KEYS);
             assert_eq!(table.find(hash_of(old), |other| other == new), None);
         }
         assert_eq!(table.len(), 5_000 - 5_000_usize.div_ceil(7));
@@ -537,7 +611,7 @@ mod tests {
             let table = builder.build(|one, other| one == other);
             assert_eq!(table.is_none(), twice);
             if let Some(table) = table {
-                table.check(hash_of);
+                table.check(&KEYS);
                 assert_eq!(table.len(), 10_000);
             }
         }

@@ -48,6 +48,10 @@ pub enum ReadError {
 
 /// Bytes of one chunk of a checkpoint in a log that is written anew.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Entries that are looked at for the number of commands in a log.
+const SAMPLED_ENTRIES: usize = 64;
+/// Bytes per command that are assumed at least where room is made for its key.
+const COMMAND_BYTES_MIN: usize = 32;
 
 /// A checkpoint, or what there is of it.
 #[derive(Debug)]
@@ -395,6 +399,7 @@ impl RecoveredReplica {
     /// Applies the entries that are known to be committed; keeps the rest.
     fn replay(&mut self, entries: &VecDeque<EntryRef<'_>>) -> Result<(), String> {
         let epoch = self.formation().map_or(0, |formation| formation.epoch);
+        self.store.expect_keys(new_keys_at_most(entries, self.hard_state.commit));
         for entry in entries {
             if entry.index > self.hard_state.commit {
                 self.entries.push(entry.to_entry());
@@ -414,6 +419,7 @@ impl RecoveredReplica {
             }
             self.applied = (Index(entry.index), Term(entry.term));
         }
+        self.store.expect_no_more_keys();
         Ok(())
     }
 
@@ -459,6 +465,21 @@ impl RecoveredReplica {
         writer.end_checkpoint(shard, generation);
         pump(writer)
     }
+}
+
+/// About how many commands there are in the entries up to `commit`, by a sample of them. Bounded
+/// by their bytes, so that what is reserved for it is less than a quarter of the log.
+fn new_keys_at_most(entries: &VecDeque<EntryRef<'_>>, commit: u64) -> usize {
+    let committed = || entries.iter().take_while(|entry| entry.index <= commit);
+    let bytes: usize = committed().map(|entry| entry.data.len()).sum();
+    let (mut sample_bytes, mut sample_commands) = (0, 0);
+    for entry in entries.iter().step_by(entries.len() / SAMPLED_ENTRIES + 1) {
+        let commands = EntryReader::new(entry.data).map_or(0, |reader| reader.len());
+        sample_commands += commands;
+        sample_bytes += entry.data.len();
+    }
+    let command_bytes = sample_bytes.checked_div(sample_commands).unwrap_or(usize::MAX);
+    bytes / command_bytes.max(COMMAND_BYTES_MIN)
 }
 
 /// Applies a simple change, as raft-rs does.
