@@ -1,5 +1,5 @@
-//! A node from its configuration to its end: binds every port, starts the cores and the control
-//! thread, waits.
+//! A node from its configuration to its end: starts the control thread, binds every port, starts
+//! the cores, waits.
 //!
 //! Everything that can fail is tried before the first core runs, so that a node either serves or
 //! says in one line why not. All ports are bound here; the exclusive ones come first, because the
@@ -92,6 +92,7 @@ pub fn run_with(
     started: impl FnOnce(&ControlHandle),
 ) -> Result<(), NodeError> {
     let began = Instant::now();
+    let control = control::spawn(signals)?;
     let cores = config.cores.count();
     let allowed = startup::check_host(cores, config.connections_max as usize)?;
     // Held until the cores have ended, and with them whatever touches the directory.
@@ -109,14 +110,12 @@ pub fn run_with(
         (0..cores).map(|_| flume::bounded(CONTROL_QUEUE_MAX)).unzip();
     let starts = core_starts(&config, logs, ports, receivers, allowed.connections)?;
     let running = start_cores(&config, starts, &senders)?;
-    let options = ControlOptions { config: Arc::new(config.clone()), listener, signals };
-    let control = match control::spawn(options, senders.clone()) {
-        Ok(control) => control,
-        Err(error) => {
-            stop_cores(&senders, running);
-            return Err(error.into());
-        }
-    };
+    let options =
+        ControlOptions { config: Arc::new(config.clone()), listener, cores: senders.clone() };
+    if let Err(error) = control.serve(options) {
+        stop_cores(&senders, running);
+        return Err(error.into());
+    }
     tracing::info!(
         node = %config.node,
         cores,

@@ -5,6 +5,9 @@
 //! when a turn ends, without ever waiting for it. If it stalls, clients notice nothing; if a core
 //! stalls, it says so.
 //!
+//! The thread starts before anything else of the node, so that a signal finds it: while the node is
+//! not serving yet, the first one ends the process, since there is nothing to hand over.
+//!
 //! Stopping: the first SIGTERM or SIGINT drains (readiness goes, the cores hand their leaderships
 //! over within [`DRAIN_DEADLINE`]), then tells the cores to stop. A second signal ends the process
 //! at once, and so does a core that does not stop within [`STOP_DEADLINE`].
@@ -81,8 +84,9 @@ pub struct ControlOptions {
     pub config: Arc<NodeConfig>,
     /// Where HTTP is served, from [`listen`].
     pub listener: TcpListener,
-    /// Who decides when the node stops.
-    pub signals: Signals,
+    /// The control channels of all cores, in the order of cores. Each has room for
+    /// [`messages::CONTROL_QUEUE_MAX`] requests.
+    pub cores: Vec<flume::Sender<ControlRequest>>,
 }
 
 /// Binds the HTTP port of a node, so that a port in use is an error of the start and not a line in
@@ -97,6 +101,7 @@ pub fn listen(config: &NodeConfig) -> Result<TcpListener, ControlError> {
 pub struct ControlHandle {
     thread: Option<JoinHandle<()>>,
     order: flume::Sender<Order>,
+    begin: flume::Sender<(Arc<http::Face>, TcpListener)>,
 }
 
 /// What the control thread is told by its own process.
@@ -109,6 +114,25 @@ enum Order {
 }
 
 impl ControlHandle {
+    /// Serves HTTP from now on, and on a signal stops the node in order: each core receives
+    /// [`ControlRequest::Drain`] and then [`ControlRequest::Stop`]; whoever started the cores waits
+    /// for their end and then calls [`ControlHandle::join`]. To be called once.
+    ///
+    /// # Errors
+    /// If the listener cannot be used.
+    pub fn serve(&self, options: ControlOptions) -> Result<(), ControlError> {
+        let ControlOptions { config, listener, cores } = options;
+        listener.set_nonblocking(true)?;
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let face = Arc::new(http::Face {
+            collector: collector::Collector::new(config, cores),
+            draining: AtomicBool::new(false),
+            started_unix_s: since_epoch.as_secs(),
+        });
+        let ended = |_| io::Error::other("the control thread has ended");
+        Ok(self.begin.try_send((face, listener)).map_err(ended)?)
+    }
+
     /// Drains the node and tells its cores to stop, as the first SIGTERM does. Returns at once.
     #[cfg_attr(not(test), expect(dead_code, reason = "elsewhere signals say so"))]
     pub fn stop(&self) {
@@ -137,47 +161,43 @@ impl Drop for ControlHandle {
     }
 }
 
-/// Starts the control thread over the control channels of all cores, in the order of cores. Each
-/// channel has room for [`messages::CONTROL_QUEUE_MAX`] requests.
-///
-/// When the node is to stop, each core receives [`ControlRequest::Drain`] and then
-/// [`ControlRequest::Stop`]; whoever started the cores waits for their end and then calls
-/// [`ControlHandle::join`].
-pub fn spawn(
-    options: ControlOptions,
-    cores: Vec<flume::Sender<ControlRequest>>,
-) -> Result<ControlHandle, ControlError> {
-    let ControlOptions { config, listener, signals } = options;
+/// Starts the control thread. Until [`ControlHandle::serve`] all it does is to end the process when
+/// a signal comes.
+pub fn spawn(signals: Signals) -> Result<ControlHandle, ControlError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    listener.set_nonblocking(true)?;
-    let listener = {
-        let _context = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
     let received = {
         let _context = runtime.enter();
         stop::Received::install(signals)?
     };
     // Room for a stop and an end: there is nothing else to say.
     let (order, orders) = flume::bounded(2);
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let face = Arc::new(http::Face {
-        collector: collector::Collector::new(config, cores),
-        draining: AtomicBool::new(false),
-        started_unix_s: since_epoch.as_secs(),
-    });
+    let (begin, begins) = flume::bounded(1);
     let thread = std::thread::Builder::new()
         .name("control".into())
-        .spawn(move || runtime.block_on(run(face, listener, received, orders)))?;
-    Ok(ControlHandle { thread: Some(thread), order })
+        .spawn(move || runtime.block_on(run(begins, received, orders)))?;
+    Ok(ControlHandle { thread: Some(thread), order, begin })
 }
 
 async fn run(
-    face: Arc<http::Face>,
-    listener: tokio::net::TcpListener,
-    received: stop::Received,
+    begins: flume::Receiver<(Arc<http::Face>, TcpListener)>,
+    mut received: stop::Received,
     orders: flume::Receiver<Order>,
 ) {
+    let begun = tokio::select! {
+        biased;
+        begun = begins.recv_async() => begun,
+        () = stop::end_on_signal(&mut received) => return,
+        // A node that could not start: nothing else is ordered this early.
+        _ = orders.recv_async() => return,
+    };
+    let Ok((face, listener)) = begun else { return };
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "HTTP cannot be served");
+            return;
+        }
+    };
     let sampling = async {
         let mut period = tokio::time::interval(collector::SAMPLE_PERIOD);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

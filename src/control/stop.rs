@@ -52,6 +52,14 @@ async fn arrive(signal: &mut Option<Signal>) {
     }
 }
 
+/// Ends the process with the first signal: of a node that does not serve yet nobody waits for
+/// anything, and its log is as good as after a crash.
+pub async fn end_on_signal(received: &mut Received) {
+    let (name, _) = received.next().await;
+    tracing::info!(signal = name, "stopped before it served");
+    end(0)
+}
+
 /// Runs until the control thread may end. Returns when the cores have ended, or were told to and
 /// the order to end has come; ends the process where that does not happen.
 pub async fn supervise(face: &Face, mut received: Received, orders: flume::Receiver<Order>) {

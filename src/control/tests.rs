@@ -180,9 +180,9 @@ fn cluster() -> Cluster {
         let config = config(node, port);
         let core = |core| play_core(config.clone(), CoreIndex(core), script.clone());
         let cores = (0..CORES).map(core).collect();
-        let signals = Signals::Ignore;
-        spawn(ControlOptions { config: config.clone(), listener, signals }, cores)
-            .expect("a control thread")
+        let control = spawn(Signals::Ignore).expect("a control thread");
+        control.serve(ControlOptions { config: config.clone(), listener, cores }).expect("begun");
+        control
     };
     let nodes = (1..).zip(listeners).map(start).collect();
     Cluster { port, script, nodes }

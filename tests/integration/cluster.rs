@@ -133,6 +133,17 @@ impl Cluster {
         false
     }
 
+    /// Waits until a node that was just started handles SIGTERM itself.
+    pub fn wait_until_it_handles_signals(&self, node: u16) {
+        let path = format!("/proc/{}/status", self.process_id(node));
+        self.wait("SIGTERM has a handler", START_DEADLINE, || {
+            let status = std::fs::read_to_string(&path).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            caught.is_some_and(|mask| mask >> (libc::SIGTERM - 1) & 1 == 1)
+        });
+    }
+
     pub fn running(&self) -> Vec<u16> {
         (1..=self.shape.nodes).filter(|n| self.nodes[usize::from(*n) - 1].is_some()).collect()
     }

@@ -8,7 +8,7 @@
 //! broken connections and answers that are late count as errors.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -151,4 +151,21 @@ fn roll(durability: &'static str) {
         longest.as_millis()
     );
     assert!(goodbyes >= 3, "every node said goodbye to somebody");
+}
+
+/// Another process has the node's port, so that the node waits for it, and does not serve.
+#[test]
+fn a_node_that_does_not_serve_yet_ends_in_order_on_sigterm() {
+    let shape = Shape { nodes: 1, ..Shape::default() };
+    let mut cluster = Cluster::start(shape);
+    cluster.kill(1);
+    let mut holder = None;
+    // The kernel takes the listeners of a killed process apart late.
+    cluster.wait("the port of the node is free", CONNECT_DEADLINE, || {
+        holder = TcpListener::bind(cluster.socket(1, 7400)).ok();
+        holder.is_some()
+    });
+    cluster.start_node(1);
+    cluster.wait_until_it_handles_signals(1);
+    assert!(cluster.terminate(1, Duration::from_secs(4)), "it ends with success, and at once");
 }

@@ -252,6 +252,7 @@ impl Cluster {
     /// # Errors
     /// If it takes too long or the node does not end with success.
     pub fn terminate(&mut self, node: u16) -> Result<Duration, String> {
+        self.await_handlers(node);
         self.signal(node, libc::SIGTERM);
         let Some(mut child) = self.node(node).child.take() else { return Ok(Duration::ZERO) };
         let began = Instant::now();
@@ -266,6 +267,23 @@ impl Cluster {
         let _ = child.kill();
         let _ = child.wait();
         Err(format!("node {node} did not end within {TERMINATION_DEADLINE:?} of SIGTERM"))
+    }
+
+    /// Waits until a node that was just started handles SIGTERM itself: before that the kernel ends
+    /// it, as any process.
+    fn await_handlers(&mut self, node: u16) {
+        let Some(child) = &self.node(node).child else { return };
+        let path = format!("/proc/{}/status", child.id());
+        let began = Instant::now();
+        while began.elapsed() < TERMINATION_DEADLINE {
+            let status = std::fs::read_to_string(&path).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            if caught.is_none_or(|mask| mask >> (libc::SIGTERM - 1) & 1 == 1) {
+                return;
+            }
+            pause(Duration::from_millis(1));
+        }
     }
 
     /// A document of a node's HTTP port.
