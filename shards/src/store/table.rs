@@ -336,7 +336,9 @@ impl Table {
         if keys_count < 2 * self.len {
             return;
         }
-        let chunks = chunks_for(keys_count >> PART_BITS);
+        let share = keys_count >> PART_BITS;
+        // Two standard deviations more, so that few parts have to grow all the same.
+        let chunks = chunks_for(share + 2 * share.isqrt());
         for part in self.parts.iter_mut().filter(|part| part.chunks.len() < chunks) {
             part.resize(chunks, keys);
         }
@@ -543,7 +545,7 @@ mod tests {
         table.reserve(1_000_000, &KEYS);
         table.fit(&KEYS);
         table.check(&KEYS);
-        assert!(chunks(&table) <= chunks(&grown), "{} chunks", chunks(&table));
+        assert!(chunks(&table) * 10 <= chunks(&grown) * 11, "{} chunks", chunks(&table));
     }
 
     #[test]
