@@ -5,14 +5,16 @@
 //! <data-dir>/logs-2/cores               number of cores of layout 2, as text
 //! <data-dir>/logs-2/core-0/0000000017-16777216.log
 //! <data-dir>/logs-3.incomplete/         a layout that is being written, or was given up
-//! <data-dir>/damaged-2-1-1/             the log of core 1 of layout 2, set aside for a human
+//! <data-dir>/damaged-2-1-1/             the log of core 1 of layout 2, set aside for a human: the
+//!                                       last one of each core
 //! ```
 //!
 //! A layout counts from the moment in which its directory has its final name. Of two complete
 //! ones the higher counts, and the lower one is of no use any more: it was read when the higher
 //! one was written. So a crash at any point of a move leaves one layout that counts, whole.
 //!
-//! Invariant: nothing is removed before what replaces it is durable with its name.
+//! Invariant: nothing is removed before what replaces it is durable with its name. What was set
+//! aside takes no more room than the logs do, since a node serves from neither.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -25,6 +27,9 @@ use super::{number_in, sync_directory};
 
 /// Cores that a layout can say it has; more are not believed.
 const CORES_MAX: u16 = 1_024;
+
+/// What the name of a log that was set aside begins with; layout, core and a count follow.
+const ASIDE_PREFIX: &str = "damaged-";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +48,8 @@ pub enum DataDirectoryError {
     },
     /// It cannot be read or written.
     #[error(
-        "the data directory {} cannot be used: {}: {source}; change its owner or choose another \
-         with --data-dir",
-        path.display(), at.display()
+        "the data directory {} cannot be used: {}: {source}; {}",
+        path.display(), at.display(), remedy(source)
     )]
     Io {
         /// The directory.
@@ -55,6 +59,15 @@ pub enum DataDirectoryError {
         /// What the operating system says.
         source: io::Error,
     },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room (a directory damaged-* in it is of use to nobody but a human)"
+        }
+        _ => "change its owner or choose another with --data-dir",
+    }
 }
 
 /// A layout that counts.
@@ -229,23 +242,48 @@ impl DataDirectory {
         }
     }
 
-    /// Sets the log of a core aside, for a human to look at. Returns where it is then.
+    /// Sets the log of a core aside, for a human to look at, and removes the one that was set aside
+    /// before. Returns where it is then.
     ///
     /// # Errors
     /// If it cannot be moved.
     pub fn set_aside(&self, layout: &Layout, core: u16) -> Result<PathBuf, DataDirectoryError> {
-        let mut count = 1;
-        let aside = loop {
-            let aside = self.path.join(format!("damaged-{}-{core}-{count}", layout.number));
-            if !aside.exists() {
-                break aside;
-            }
-            count += 1;
-        };
+        let former = self.logs_aside(core).map_err(self.failed(&self.path))?;
+        let counts = former.iter().filter(|aside| aside.layout == layout.number);
+        let count = counts.map(|aside| aside.count).max().unwrap_or(0) + 1;
+        let aside = self.path.join(format!("{ASIDE_PREFIX}{}-{core}-{count}", layout.number));
         fs::rename(layout.core(core), &aside).map_err(self.failed(&aside))?;
         sync_directory(&self.path).map_err(self.failed(&self.path))?;
         sync_directory(&layout.path).map_err(self.failed(&layout.path))?;
+        for former in former {
+            if let Err(error) = fs::remove_dir_all(&former.path) {
+                let path = former.path.display();
+                tracing::warn!(log = %path, %error, "a log that was set aside earlier stays");
+            }
+        }
         Ok(aside)
+    }
+
+    /// The logs of one core that were set aside.
+    fn logs_aside(&self, core: u16) -> io::Result<Vec<LogAside>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let Some(numbers) = name.and_then(|name| name.strip_prefix(ASIDE_PREFIX)) else {
+                continue;
+            };
+            let mut numbers = numbers.split('-').map(str::parse::<u64>);
+            let (Some(Ok(layout)), Some(Ok(of)), Some(Ok(count)), None) =
+                (numbers.next(), numbers.next(), numbers.next(), numbers.next())
+            else {
+                continue;
+            };
+            if of == u64::from(core) {
+                found.push(LogAside { path, layout, count });
+            }
+        }
+        Ok(found)
     }
 
     /// Removes a layout that does not count any more.
@@ -261,6 +299,13 @@ impl DataDirectory {
     pub fn failed<'a>(&'a self, at: &'a Path) -> impl Fn(io::Error) -> DataDirectoryError + 'a {
         move |source| DataDirectoryError::Io { path: self.path.clone(), at: at.to_owned(), source }
     }
+}
+
+/// A log that was set aside: its path, and the numbers in its name.
+struct LogAside {
+    path: PathBuf,
+    layout: u64,
+    count: u64,
 }
 
 #[cfg(test)]
@@ -333,7 +378,23 @@ mod tests {
         data.ensure_core(&found, 2).expect("nothing to do");
         let again = data.set_aside(&found, 2).expect("a rename");
         assert_ne!(aside, again);
-        assert_eq!(names(directory.path()), ["damaged-1-2-1", "damaged-1-2-2", "lock", "logs-1"]);
+        assert_eq!(names(directory.path()), ["damaged-1-2-2", "lock", "logs-1"]);
+    }
+
+    #[test]
+    fn of_the_logs_that_were_set_aside_the_last_one_of_each_core_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = open(directory.path());
+        let layout = complete(&data, 1, 2);
+        for core in [0, 1, 0, 0, 1] {
+            data.ensure_core(&layout, core).expect("a directory");
+            data.set_aside(&layout, core).expect("a rename");
+        }
+        fs::create_dir(directory.path().join("damaged-by-somebody")).expect("a directory");
+        let next = complete(&data, 2, 2);
+        data.set_aside(&next, 1).expect("a rename");
+        let kept = ["damaged-1-0-3", "damaged-2-1-1", "damaged-by-somebody"];
+        assert_eq!(names(directory.path())[..3], kept);
     }
 
     #[test]
