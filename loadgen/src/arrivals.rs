@@ -9,12 +9,16 @@
 //!
 //! [`Schedules`] merges many schedules in the order of their starts. Many Poisson processes of
 //! rate r/n are together one of rate r, and n constant ones with shifted starts are together a
-//! constant one, so every connection can have its own.
+//! constant one, so every connection can have its own. Where the rate changes over time, the same
+//! is true of positions instead of times: sources step through the numbers of all requests, and
+//! the profile of the run says when each number is due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use crate::random::Random;
+use crate::shape::{Piece, Profile};
 
 /// How the starts of an open loop are spaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,44 +32,51 @@ pub enum Arrivals {
 
 /// The intended starts of one source of requests, in nanoseconds.
 #[derive(Clone, Debug)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     next_ns: u64,
-    interval_ns: f64,
+    sources: u64,
     spacing: Spacing,
+    /// The part of the profile that the next start lies in.
+    piece: Piece,
+    piece_number: usize,
+    profile: Arc<Profile>,
 }
 
 #[derive(Clone, Debug)]
 enum Spacing {
-    /// Each start is computed from the first one, so that rounding does not add up.
-    Constant { first_ns: f64, count: u64 },
-    /// The latest start, unrounded.
-    Poisson { latest_ns: f64, random: Random },
+    /// The number of the next start among those of all sources, exact however long the run.
+    Constant { position: u64 },
+    /// The same as a real number, unrounded.
+    Poisson { position: f64, random: Random },
 }
 
 impl Schedule {
-    /// The starts from `start_ns` on of one of several sources, which together start `rate`
-    /// requests a second.
+    /// The starts of one of several sources, which together start what the profile says.
     ///
     /// # Panics
-    /// If the rate is not a positive number or the share's index is not below its sources.
-    pub fn new(arrivals: Arrivals, rate: f64, start_ns: u64, share: Share, seed: u64) -> Schedule {
-        assert!(rate.is_finite() && rate > 0.0, "a rate of {rate}");
+    /// If the share's index is not below its sources.
+    pub fn new(arrivals: Arrivals, profile: &Arc<Profile>, share: Share, seed: u64) -> Schedule {
         assert!(share.index < share.sources, "{share:?}");
-        let interval_ns = 1e9 * f64::from(share.sources) / rate;
-        match arrivals {
-            Arrivals::Constant => {
-                let first_ns = start_ns as f64 + 1e9 * f64::from(share.index) / rate;
-                let spacing = Spacing::Constant { first_ns, count: 0 };
-                Schedule { next_ns: first_ns.round() as u64, interval_ns, spacing }
-            }
+        let spacing = match arrivals {
+            Arrivals::Constant => Spacing::Constant { position: u64::from(share.index) },
             Arrivals::Poisson => {
                 let random = Random::stream(seed, u64::from(share.index));
-                let spacing = Spacing::Poisson { latest_ns: start_ns as f64, random };
-                let mut schedule = Schedule { next_ns: start_ns, interval_ns, spacing };
-                schedule.advance();
-                schedule
+                Spacing::Poisson { position: 0.0, random }
             }
+        };
+        let mut schedule = Schedule {
+            next_ns: 0,
+            sources: u64::from(share.sources),
+            spacing,
+            piece: profile.piece(0),
+            piece_number: 0,
+            profile: Arc::clone(profile),
+        };
+        match arrivals {
+            Arrivals::Constant => schedule.place(f64::from(share.index)),
+            Arrivals::Poisson => schedule.advance(),
         }
+        schedule
     }
 
     /// The next intended start.
@@ -77,18 +88,27 @@ impl Schedule {
     /// Goes on to the start after the next.
     #[inline]
     pub fn advance(&mut self) {
-        let next_ns = match &mut self.spacing {
-            Spacing::Constant { first_ns, count } => {
-                *count += 1;
-                *first_ns + self.interval_ns * *count as f64
+        let position = match &mut self.spacing {
+            Spacing::Constant { position } => {
+                *position += self.sources;
+                *position as f64
             }
-            Spacing::Poisson { latest_ns, random } => {
+            Spacing::Poisson { position, random } => {
                 // 1 - unit lies in (0, 1], where the logarithm is finite.
-                *latest_ns -= self.interval_ns * (1.0 - random.unit()).ln();
-                *latest_ns
+                *position -= self.sources as f64 * (1.0 - random.unit()).ln();
+                *position
             }
         };
-        self.next_ns = next_ns.round() as u64;
+        self.place(position);
+    }
+
+    #[inline]
+    fn place(&mut self, position: f64) {
+        while position >= self.piece.end {
+            self.piece_number += 1;
+            self.piece = self.profile.piece(self.piece_number);
+        }
+        self.next_ns = self.piece.due_ns(position).round() as u64;
     }
 
     /// Gives up all starts before `end_ns`, one by one as they may be random, and says how many
@@ -105,7 +125,7 @@ impl Schedule {
 
 /// Which part of the whole rate a source has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// Which source it is, from 0.
     pub index: u32,
     /// How many sources there are.
@@ -117,7 +137,7 @@ pub struct Share {
 /// A source that cannot take its next start is *held*: it leaves the order and keeps its place
 /// in time.
 #[derive(Debug)]
-pub struct Schedules {
+pub(crate) struct Schedules {
     schedules: Vec<Schedule>,
     order: BinaryHeap<Reverse<(u64, usize)>>,
     held: Vec<bool>,
@@ -190,13 +210,19 @@ impl Schedules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::Shape;
 
     const SECOND_NS: u64 = 1_000_000_000;
 
-    fn sources(arrivals: Arrivals, rate: f64, count: u32) -> Schedules {
+    fn shaped(arrivals: Arrivals, shape: &Shape, count: u32) -> Schedules {
+        let profile = Arc::new(Profile::new(shape, 0, 0));
         let schedule =
-            |index| Schedule::new(arrivals, rate, 0, Share { index, sources: count }, 42);
+            |index| Schedule::new(arrivals, &profile, Share { index, sources: count }, 42);
         Schedules::new((0..count).map(schedule).collect())
+    }
+
+    fn sources(arrivals: Arrivals, rate: f64, count: u32) -> Schedules {
+        shaped(arrivals, &Shape::Constant(rate), count)
     }
 
     fn starts_before(schedules: &mut Schedules, end_ns: u64) -> Vec<u64> {
@@ -261,6 +287,37 @@ mod tests {
             schedules.hold();
             assert_eq!(schedules.abandon_before(SECOND_NS), all - half);
             assert_eq!(schedules.next(), None);
+        }
+    }
+
+    #[test]
+    fn each_stage_of_a_shape_starts_what_its_rate_says() {
+        let shape: Shape = "steps:2000,8000,1000@1s".parse().expect("a shape");
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+            let mut schedules = shaped(arrivals, &shape, 7);
+            for (end, expected) in [(1, 2000), (2, 8000), (3, 1000), (4, 1000)] {
+                let count = starts_before(&mut schedules, end * SECOND_NS).len();
+                // Six standard deviations of a Poisson count.
+                let spread = match arrivals {
+                    Arrivals::Constant => 0,
+                    Arrivals::Poisson => 6 * (expected as f64).sqrt() as usize,
+                };
+                assert!(count.abs_diff(expected) <= spread, "{arrivals:?} to {end}: {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_spike_keeps_the_distances_of_its_rates() {
+        let shape: Shape = "spike:1000,10000@1s-2s".parse().expect("a shape");
+        let mut schedules = shaped(Arrivals::Constant, &shape, 3);
+        let starts = starts_before(&mut schedules, 3 * SECOND_NS);
+        assert_eq!(starts.len(), 1000 + 10_000 + 1000);
+        for pair in starts.windows(2) {
+            let in_spike = pair[0] >= SECOND_NS && pair[1] < 2 * SECOND_NS;
+            let interval_ns = if in_spike { 100_000 } else { 1_000_000 };
+            let crosses = (pair[0] < 2 * SECOND_NS) != (pair[1] < 2 * SECOND_NS);
+            assert!(crosses || (pair[1] - pair[0]).abs_diff(interval_ns) <= 1, "{pair:?}");
         }
     }
 }

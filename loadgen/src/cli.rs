@@ -9,6 +9,7 @@ use client::{Address, ReadFrom};
 use crate::arrivals::Arrivals;
 use crate::keys::Distribution;
 use crate::options::{Mode, Options, Pacing, TimeToLive};
+use crate::shape::Shape;
 use crate::units;
 use crate::values::ValueSize;
 
@@ -33,6 +34,11 @@ pub struct Cli {
     /// Open loop: requests per second over all connections (k and M are understood).
     #[arg(long, value_name = "OPS", value_parser = units::rate)]
     pub rate: Option<f64>,
+    /// Open loop whose rate changes: steps:RATE,RATE,..@TIME with each rate for so long, or
+    /// spike:BASE,PEAK@FROM-TO, such as spike:10k,50k@2s-3s. Times count from the start of the
+    /// measured part; steps end the run unless --duration says otherwise.
+    #[arg(long, value_name = "SHAPE", conflicts_with = "rate")]
+    pub shape: Option<Shape>,
     /// How the starts of an open loop are spaced.
     #[arg(long, value_enum, default_value_t = ArrivalsName::Constant)]
     pub arrivals: ArrivalsName,
@@ -46,7 +52,8 @@ pub struct Cli {
     /// so many in an open one [default: 64].
     #[arg(long, short = 'P', value_name = "N")]
     pub pipeline: Option<u32>,
-    /// How long to measure (ms, s, m, h). [default: 10s, or no limit with --requests]
+    /// How long to measure (ms, s, m, h). [default: 10s; with --shape its steps; with --requests
+    /// no limit]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
     /// How many requests to measure at most (k, M, G are understood).
@@ -94,6 +101,12 @@ pub struct Cli {
     /// How long a connection may owe a reply, and a run may outlast its duration for replies.
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "5s")]
     pub timeout: Duration,
+    /// How long the rows of latency and throughput over time are (ms, s).
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "1s")]
+    pub interval: Duration,
+    /// Show latency and throughput over time below the report, too. The JSON always has them.
+    #[arg(long)]
+    pub over_time: bool,
     /// Write the report as JSON, - for the standard output instead of the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -161,16 +174,18 @@ impl Cli {
             ArrivalsName::Constant => Arrivals::Constant,
             ArrivalsName::Poisson => Arrivals::Poisson,
         };
-        if self.rate.is_none() && arrivals == Arrivals::Poisson {
-            return Err("arrivals: only an open loop has them; give --rate".into());
+        let shape = self.shape.clone().or(self.rate.map(Shape::Constant));
+        if shape.is_none() && arrivals == Arrivals::Poisson {
+            return Err("arrivals: only an open loop has them; give --rate or --shape".into());
         }
+        let length = shape.as_ref().and_then(Shape::length);
         let defaults = Options::new(self.addr.clone(), mode);
         let options = Options {
-            pacing: self.rate.map_or(Pacing::Closed, |rate| Pacing::Open { rate, arrivals }),
+            pacing: shape.map_or(Pacing::Closed, |shape| Pacing::Open { shape, arrivals }),
             connections: self.connections,
             threads: self.threads,
             pipeline: self.pipeline,
-            duration: match (self.duration, self.requests) {
+            duration: match (self.duration.or(length), self.requests) {
                 (None, Some(_)) => None,
                 (duration, _) => duration.or(defaults.duration),
             },
@@ -193,6 +208,7 @@ impl Cli {
             verify: self.verify,
             seed: self.seed,
             timeout: self.timeout,
+            interval: self.interval,
             ..defaults
         };
         options.check()?;
@@ -234,10 +250,19 @@ mod tests {
         .expect("options");
         assert_eq!(options.addresses.len(), 3);
         let arrivals = Arrivals::Poisson;
-        assert_eq!(options.pacing, Pacing::Open { rate: 20_000.0, arrivals });
+        assert_eq!(options.pacing, Pacing::Open { shape: Shape::Constant(20_000.0), arrivals });
         assert_eq!((options.duration, options.requests), (None, Some(1_000_000)));
         assert_eq!((options.read_share, options.keys), (0.25, 1_000_000));
         assert_eq!(options.time_to_live, Some(TimeToLive { share: 0.5, seconds: 60 }));
+    }
+
+    #[test]
+    fn steps_last_as_long_as_they_say_and_a_duration_overrides_them() {
+        let duration = |flags| parse(flags).expect("options").duration;
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(duration("--shape steps:1k,2k,4k@5s"), seconds(15));
+        assert_eq!(duration("--shape steps:1k,2k,4k@5s --duration 7s"), seconds(7));
+        assert_eq!(duration("--shape spike:1k,2k@1s-2s"), seconds(10));
     }
 
     #[test]
@@ -247,6 +272,9 @@ mod tests {
             ("--duration 0s", "duration"),
             ("--value-size 64kb", "--value-size"),
             ("--rate fast", "--rate"),
+            ("--shape steps:1k", "--shape"),
+            ("--shape steps:1k@1s --rate 1k", "--rate"),
+            ("--interval 1ms", "interval"),
             ("--keys 1.5", "--keys"),
             ("--keys 0", "keys"),
             ("--ratio 1", "--ratio"),

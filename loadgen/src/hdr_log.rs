@@ -10,7 +10,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 
 use crate::record::Phase;
-use crate::report::Second;
+use crate::second::Second;
 
 /// Writes an interval log.
 pub struct HdrLog<'a, W: Write> {

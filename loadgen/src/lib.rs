@@ -20,6 +20,8 @@ mod random;
 mod record;
 mod report;
 mod run;
+mod second;
+mod shape;
 mod timer;
 pub mod units;
 mod values;
@@ -31,10 +33,12 @@ pub use client::Address;
 pub use keys::{DEFAULT_THETA, Distribution, KeyChooser, THETA_MAX};
 pub use options::{
     CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
-    THREADS_MAX, TimeToLive,
+    ROWS_MAX, THREADS_MAX, TimeToLive,
 };
 pub use random::{Random, mix};
 pub use record::{Counts, Phase};
-pub use report::{Errors, Generator, Latency, Report, Second, SecondSummary, Setting};
+pub use report::{Errors, Generator, Latency, Report, SecondSummary, Setting, StageSummary};
 pub use run::{Error, run};
+pub use second::Second;
+pub use shape::{Shape, Stage};
 pub use values::ValueSize;

@@ -97,6 +97,9 @@ fn show(cli: &Cli, report: &Report, file: Option<&mut BufWriter<File>>) -> Resul
         None => {}
     }
     println!("{}", report.render());
+    if cli.over_time {
+        println!("{}", report.render_over_time());
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use client::{Address, Protocol, ReadFrom};
 
 use crate::arrivals::Arrivals;
 use crate::keys::Distribution;
+use crate::shape::Shape;
 use crate::values::ValueSize;
 
 /// Most connections of a run: more would need more ports than one address has.
@@ -26,6 +27,13 @@ pub const OPEN_PIPELINE_DEFAULT: u32 = 64;
 const KEY_PREFIX_BYTES_MAX: usize = 200;
 /// Bytes that the pipelines of all connections may need at once.
 const PIPELINE_BYTES_MAX: u64 = 4 << 30;
+
+/// How much after its time a send is late unless the options say otherwise.
+const LATE_AFTER_DEFAULT: Duration = Duration::from_millis(1);
+/// Shortest interval of the rows over time.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Most rows over time: a day of seconds.
+pub const ROWS_MAX: usize = 86_400;
 
 /// What the servers speak, and how the owner of a key is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +66,14 @@ impl Mode {
 }
 
 /// When the next request starts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Pacing {
     /// When a reply has come: the number of requests in flight is constant.
     Closed,
     /// When it is due, whatever the server does. Latency counts from then.
     Open {
-        /// Requests a second, over all connections.
-        rate: f64,
+        /// Requests a second over all connections, as time goes on.
+        shape: Shape,
         /// How they are spaced.
         arrivals: Arrivals,
     },
@@ -127,6 +135,11 @@ pub struct Options {
     /// How long a connection may owe a reply before it counts as lost; also how long a run goes
     /// on after its end for replies that are still owed.
     pub timeout: Duration,
+    /// How long the rows are that show latency and throughput over time.
+    pub interval: Duration,
+    /// How much after its time a send of an open loop is late, if nothing but the generator
+    /// itself held it up.
+    pub late_after: Duration,
     /// Ends the run early when it becomes true; what has been measured is reported.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -157,6 +170,8 @@ impl Options {
             verify: false,
             seed: 1,
             timeout: Duration::from_secs(5),
+            interval: Duration::from_secs(1),
+            late_after: LATE_AFTER_DEFAULT,
             stop: None,
         }
     }
@@ -199,6 +214,13 @@ impl Options {
         wrong(self.duration == Some(Duration::ZERO), "duration: must be above 0")?;
         wrong(self.requests == Some(0), "requests: at least 1")?;
         wrong(self.timeout < Duration::from_millis(10), "timeout: at least 10ms")?;
+        wrong(self.interval < INTERVAL_MIN, "interval: at least 10ms")?;
+        let whole = self.warmup.saturating_add(self.duration.unwrap_or_default());
+        let rows = whole.as_nanos() / self.interval.as_nanos().max(1);
+        wrong(rows > ROWS_MAX as u128, "interval: more than 86400 rows")?;
+        if let Pacing::Open { shape, .. } = &self.pacing {
+            shape.check().map_err(|text| format!("shape: {text}"))?;
+        }
         let request_bytes = (self.value_size.max + prefix.len() + 128) as u64;
         let bytes = u64::from(self.connections) * u64::from(pipeline) * request_bytes;
         let closed = self.pacing == Pacing::Closed;
@@ -219,6 +241,8 @@ mod tests {
         let base = Options::new(vec![address], Mode::Resp);
         assert_eq!(base.check(), Ok(()));
         let ttl = TimeToLive { share: 0.5, seconds: 0 };
+        let endless =
+            Pacing::Open { shape: Shape::Constant(f64::INFINITY), arrivals: Arrivals::Constant };
         for (name, options) in [
             ("addr", Options { addresses: vec![], ..base.clone() }),
             ("threads", Options { threads: 0, ..base.clone() }),
@@ -234,6 +258,9 @@ mod tests {
             ("duration", Options { duration: None, ..base.clone() }),
             ("requests", Options { requests: Some(0), ..base.clone() }),
             ("timeout", Options { timeout: Duration::ZERO, ..base.clone() }),
+            ("interval", Options { interval: Duration::from_millis(9), ..base.clone() }),
+            ("interval", Options { duration: Some(Duration::from_secs(86_401)), ..base.clone() }),
+            ("shape", Options { pacing: endless, ..base.clone() }),
         ] {
             let error = options.check().expect_err(name);
             assert!(error.starts_with(&format!("{name}:")), "{error}");

@@ -20,8 +20,6 @@ use crate::workload::Kind;
 pub const LATENCY_NS_MAX: u64 = 600_000_000_000;
 /// Decimal digits to which latencies are exact.
 const DIGITS: u8 = 3;
-/// A send this much after its time is late, if nothing but the generator itself held it up.
-pub const LATE_NS: u64 = 1_000_000;
 /// Different error codes that are told apart; further ones are counted together.
 const CODES_MAX: usize = 16;
 
@@ -82,6 +80,8 @@ pub struct Counts {
     pub bytes_received: u64,
     /// Sends that were late by the generator's own fault.
     pub late_sends: u64,
+    /// By how much they were late, together, in nanoseconds.
+    pub lateness_ns_sum: u64,
     /// The latest of them, in nanoseconds.
     pub lateness_ns_max: u64,
     /// Errors by the code the server gave.
@@ -110,6 +110,7 @@ impl Counts {
             (&mut self.bytes_sent, other.bytes_sent),
             (&mut self.bytes_received, other.bytes_received),
             (&mut self.late_sends, other.late_sends),
+            (&mut self.lateness_ns_sum, other.lateness_ns_sum),
         ] {
             *sum += part;
         }
@@ -204,12 +205,15 @@ pub struct Recorder {
     interval: Box<Interval>,
     /// Requests meant to start before this do not belong to the phase.
     belongs_from_ns: u64,
+    /// A send this much after its time is late.
+    late_from_ns: u64,
 }
 
 impl Recorder {
-    /// Starts with an interval.
-    pub fn new(interval: Box<Interval>) -> Recorder {
-        Recorder { interval, belongs_from_ns: 0 }
+    /// Starts with an interval. A send at least `late_from_ns` after its time will be late, if
+    /// nothing but the generator itself held it up.
+    pub fn new(interval: Box<Interval>, late_from_ns: u64) -> Recorder {
+        Recorder { interval, belongs_from_ns: 0, late_from_ns }
     }
 
     /// Ends the current interval and starts the next one, which must be empty. Requests meant to
@@ -277,9 +281,10 @@ impl Recorder {
     /// A request was sent `lateness_ns` after it was due, by the generator's own fault.
     #[inline]
     pub fn sent_late(&mut self, lateness_ns: u64) {
-        if lateness_ns >= LATE_NS {
+        if lateness_ns >= self.late_from_ns {
             let counts = &mut self.interval.counts;
             counts.late_sends += 1;
+            counts.lateness_ns_sum += lateness_ns;
             counts.lateness_ns_max = counts.lateness_ns_max.max(lateness_ns);
         }
     }
@@ -321,7 +326,7 @@ mod tests {
     #[test]
     fn requests_belong_to_the_phase_in_which_they_were_due() {
         let fresh = || Box::new(Interval::new(Phase::Warmup, 0));
-        let mut recorder = Recorder::new(fresh());
+        let mut recorder = Recorder::new(fresh(), 1000);
         recorder.done(Kind::Read, true, 10, 20);
         let warmup = recorder.rotate(fresh(), Phase::Measured, 100, 100);
         assert_eq!((warmup.counts.reads, warmup.counts.hits), (1, 1));
@@ -336,8 +341,18 @@ mod tests {
     }
 
     #[test]
+    fn a_send_is_late_from_the_limit_on() {
+        let fresh = || Box::new(Interval::new(Phase::Measured, 0));
+        let mut recorder = Recorder::new(fresh(), 1000);
+        [0, 999, 1000, 5000].into_iter().for_each(|lateness_ns| recorder.sent_late(lateness_ns));
+        let counts = recorder.rotate(fresh(), Phase::Drain, 1, 0).counts.clone();
+        assert_eq!((counts.late_sends, counts.lateness_ns_sum), (2, 6000));
+        assert_eq!(counts.lateness_ns_max, 5000);
+    }
+
+    #[test]
     fn a_cleared_interval_is_an_empty_one() {
-        let mut recorder = Recorder::new(Box::new(Interval::new(Phase::Measured, 0)));
+        let mut recorder = Recorder::new(Box::new(Interval::new(Phase::Measured, 0)), 1000);
         recorder.done(Kind::Read, true, 10, 20);
         recorder.failed(Failure::Malformed, 10);
         let next = Box::new(Interval::new(Phase::Measured, 0));
@@ -350,7 +365,7 @@ mod tests {
     #[test]
     fn counts_add_up_and_codes_stay_bounded() {
         let fresh = || Box::new(Interval::new(Phase::Measured, 0));
-        let mut recorder = Recorder::new(fresh());
+        let mut recorder = Recorder::new(fresh(), 1000);
         for number in 0..100 {
             let code = format!("E{number}");
             recorder.failed(Failure::Refused { class: Class::NotDone, code: &code }, 0);

@@ -1,118 +1,27 @@
-//! What a run found out: each second as it passes, and the whole at the end.
+//! What a run found out, as a whole and over time.
+//!
+//! A request belongs to the row, and to the stage, in which it *ended*: a backlog that one stage
+//! leaves behind shows in the next one. What ends after the last request was due belongs to the
+//! last stage, and to no rate.
 
-use std::fmt::Write;
+mod text;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::options::{Options, Pacing};
-use crate::record::{Counts, Interval, Phase, histogram};
+use crate::options::{Options, Pacing, ROWS_MAX};
+use crate::record::{Counts, Phase, histogram};
+use crate::second::{Second, add, milliseconds, per_second};
+use crate::shape::Shape;
 use crate::worker::Summary;
 
 /// Part of a core's time above which a thread of the generator is the bottleneck.
+/// Its time without a core counts with it.
 const BUSY_SHARE: f64 = 0.9;
 /// Part of the sends that may be late.
 const LATE_SHARE: f64 = 0.01;
-
-/// One second of a run, of all threads together.
-#[derive(Clone, Debug)]
-pub struct Second {
-    /// The part of the run.
-    pub phase: Phase,
-    /// When it starts, in nanoseconds on the clock of the run.
-    pub start_ns: u64,
-    /// How long it lasts. A second where two phases meet is shorter.
-    pub length_ns: u64,
-    /// Latencies of the reads that ended in it, in nanoseconds.
-    pub reads: Histogram<u64>,
-    /// Latencies of the writes that ended in it, in nanoseconds.
-    pub writes: Histogram<u64>,
-    /// Latencies of requests that the warm-up left over.
-    pub carried: Histogram<u64>,
-    /// Counts of this second.
-    pub counts: Counts,
-    /// Requests that the warm-up left over.
-    pub carried_done: u64,
-}
-
-impl Second {
-    /// Adds up the parts of all threads; nothing without parts.
-    pub(crate) fn merge(parts: &[&Interval]) -> Option<Second> {
-        let (first, rest) = parts.split_first()?;
-        let mut end_ns = first.end_ns;
-        let mut second = Second {
-            phase: first.phase,
-            start_ns: first.start_ns,
-            length_ns: 0,
-            reads: first.reads.clone(),
-            writes: first.writes.clone(),
-            carried: first.carried.clone(),
-            counts: first.counts.clone(),
-            carried_done: first.carried_done,
-        };
-        for part in rest {
-            second.start_ns = second.start_ns.min(part.start_ns);
-            end_ns = end_ns.max(part.end_ns);
-            add(&mut second.reads, &part.reads);
-            add(&mut second.writes, &part.writes);
-            add(&mut second.carried, &part.carried);
-            second.counts.add(&part.counts);
-            second.carried_done += part.carried_done;
-        }
-        second.length_ns = end_ns.saturating_sub(second.start_ns);
-        Some(second)
-    }
-
-    /// Requests that were answered in it.
-    pub fn done(&self) -> u64 {
-        self.counts.done() + self.carried_done
-    }
-
-    /// Requests answered per second.
-    pub fn rate(&self) -> f64 {
-        per_second(self.done(), self.length_ns)
-    }
-
-    /// The latencies of all requests that were answered in it.
-    pub fn latencies(&self) -> Histogram<u64> {
-        let mut all = self.reads.clone();
-        add(&mut all, &self.writes);
-        add(&mut all, &self.carried);
-        all
-    }
-
-    /// The live line.
-    pub fn line(&self, since_ns: u64) -> String {
-        let all = self.latencies();
-        let phase = match self.phase {
-            Phase::Warmup => "  warm-up",
-            Phase::Measured => "",
-            Phase::Drain => "  draining",
-        };
-        let at_s = (self.start_ns + self.length_ns).saturating_sub(since_ns) as f64 / 1e9;
-        format!(
-            "{at_s:>6.1} s {:>11.0} op/s  p50 {:>9}  p99 {:>9}  max {:>9}  errors {}{phase}",
-            self.rate(),
-            milliseconds(all.value_at_quantile(0.5)),
-            milliseconds(all.value_at_quantile(0.99)),
-            milliseconds(all.max()),
-            self.counts.failed(),
-        )
-    }
-}
-
-fn add(sum: &mut Histogram<u64>, part: &Histogram<u64>) {
-    // Adding can only fail between histograms of different ranges; all here have the same.
-    let _ = sum.add(part);
-}
-
-fn per_second(count: u64, length_ns: u64) -> f64 {
-    if length_ns == 0 { 0.0 } else { count as f64 * 1e9 / length_ns as f64 }
-}
-
-fn milliseconds(nanoseconds: u64) -> String {
-    format!("{:.3} ms", nanoseconds as f64 / 1e6)
-}
+/// Shortest measurement of which the CPU time is judged, in seconds.
+const MEASURED_S_MIN: f64 = 0.5;
 
 /// How latencies are distributed, in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -163,8 +72,10 @@ pub struct Setting {
     pub protocol: &'static str,
     /// "closed" or "open".
     pub pacing: &'static str,
-    /// Requests per second of an open loop.
+    /// Requests per second of an open loop, if they are the same all the time.
     pub rate: Option<f64>,
+    /// How the rate of an open loop changes, as the flag says it.
+    pub shape: Option<String>,
     /// Connections asked for.
     pub connections: u32,
     /// Threads.
@@ -213,31 +124,98 @@ pub struct Generator {
     pub system_ns_per_operation: f64,
     /// The busiest thread's part of a core.
     pub busiest_thread: f64,
-    /// Sends more than a millisecond after their time by the generator's own fault.
+    /// The part of its time in which the most hindered thread was ready to run and had no core.
+    pub waiting_thread: f64,
+    /// Each thread's part of a core, and the part of its time that it waited for one.
+    pub threads: Vec<ThreadUse>,
+    /// How much after its time a send counts as late, in nanoseconds.
+    pub late_after_ns: u64,
+    /// Sends later than that by the generator's own fault.
     pub late_sends: u64,
+    /// Their part of all requests that were due.
+    pub late_share: f64,
+    /// By how much they were late, on average.
+    pub lateness_ns_mean: f64,
     /// The latest of them.
     pub lateness_ns_max: u64,
+    /// Whether the generator limited what was measured; `warnings` say how.
+    pub is_bottleneck: bool,
     /// Connections open at the end.
     pub connections: u32,
 }
 
-/// One second in the report.
+/// A thread of the generator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ThreadUse {
+    /// The part of a core that it used.
+    pub cpu: f64,
+    /// The part of its time in which it was ready to run and had no core.
+    pub waited: f64,
+}
+
+impl ThreadUse {
+    fn of(summary: &Summary) -> ThreadUse {
+        let measured_ns = summary.measured_ns.max(1) as f64;
+        ThreadUse {
+            cpu: summary.cpu.total_ns() as f64 / measured_ns,
+            waited: summary.cpu.waited_ns as f64 / measured_ns,
+        }
+    }
+}
+
+/// One row over time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SecondSummary {
     /// "warm-up", "measured" or "drain".
     pub phase: &'static str,
-    /// When it ended, in seconds from the start of the load.
+    /// When it began, in seconds from the start of the load.
+    pub start_s: f64,
+    /// When it ended.
     pub end_s: f64,
+    /// Requests due per second, if the loop is open.
+    pub offered: Option<f64>,
     /// Requests answered per second.
     pub rate: f64,
-    /// Median latency.
+    /// Median latency of what ended in it.
     pub p50_ns: u64,
     /// 99 %.
     pub p99_ns: u64,
+    /// 99.9 %.
+    pub p999_ns: u64,
     /// Longest.
     pub max_ns: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Requests that the generator sent late.
+    pub late_sends: u64,
+}
+
+/// One stage of an open loop whose rate changes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageSummary {
+    /// When it began, in seconds from the start of the load.
+    pub start_s: f64,
+    /// When it ended.
+    pub end_s: f64,
+    /// Requests due per second.
+    pub offered: f64,
+    /// Requests answered per second.
+    pub rate: f64,
+    /// Latencies of what ended in it.
+    pub latency: Latency,
+    /// Requests that failed.
+    pub failed: u64,
+}
+
+/// A stage as it fills.
+#[derive(Clone, Debug)]
+struct StageSum {
+    start_ns: u64,
+    end_ns: u64,
+    offered: f64,
+    done: u64,
+    failed: u64,
+    latencies: Histogram<u64>,
 }
 
 /// What a run found out.
@@ -273,8 +251,10 @@ pub struct Report {
     pub generator: Generator,
     /// What to keep in mind when reading the figures.
     pub warnings: Vec<String>,
-    /// Each second.
+    /// Row after row over time, each a second long unless the options say otherwise.
     pub seconds: Vec<SecondSummary>,
+    /// Each stage, if the rate of an open loop changes.
+    pub stages: Vec<StageSummary>,
     /// Latencies of all measured reads, in nanoseconds.
     #[serde(skip)]
     pub read_histogram: Histogram<u64>,
@@ -284,19 +264,63 @@ pub struct Report {
     #[serde(skip)]
     counts: Counts,
     #[serde(skip)]
+    late_after_ns: u64,
+    #[serde(skip)]
     done_in_time: u64,
     #[serde(skip)]
     measured_ns: u64,
     #[serde(skip)]
     start_ns: Option<u64>,
+    #[serde(skip)]
+    stage_sums: Vec<StageSum>,
+}
+
+impl SecondSummary {
+    fn of(second: &Second, start_ns: u64) -> SecondSummary {
+        let all = second.latencies();
+        let length_s = second.length_ns as f64 / 1e9;
+        SecondSummary {
+            phase: match second.phase {
+                Phase::Warmup => "warm-up",
+                Phase::Measured => "measured",
+                Phase::Drain => "drain",
+            },
+            start_s: (second.start_ns - start_ns) as f64 / 1e9,
+            end_s: (second.start_ns + second.length_ns - start_ns) as f64 / 1e9,
+            offered: second.offered.filter(|_| length_s > 0.0).map(|due| due / length_s),
+            rate: second.rate(),
+            p50_ns: all.value_at_quantile(0.5),
+            p99_ns: all.value_at_quantile(0.99),
+            p999_ns: all.value_at_quantile(0.999),
+            max_ns: all.max(),
+            failed: second.counts.failed(),
+            late_sends: second.counts.late_sends,
+        }
+    }
+}
+
+impl StageSummary {
+    fn of(sum: &StageSum, start_ns: u64) -> StageSummary {
+        let length_ns = sum.end_ns.saturating_sub(sum.start_ns);
+        StageSummary {
+            start_s: sum.start_ns.saturating_sub(start_ns) as f64 / 1e9,
+            end_s: sum.end_ns.saturating_sub(start_ns) as f64 / 1e9,
+            offered: sum.offered * 1e9 / length_ns.max(1) as f64,
+            rate: per_second(sum.done, length_ns),
+            latency: Latency::of(&sum.latencies),
+            failed: sum.failed,
+        }
+    }
 }
 
 impl Report {
     pub(crate) fn new(options: &Options) -> Report {
-        let (pacing, rate) = match options.pacing {
+        let (pacing, shape) = match &options.pacing {
             Pacing::Closed => ("closed", None),
-            Pacing::Open { rate, .. } => ("open", Some(rate)),
+            Pacing::Open { shape, .. } => ("open", Some(shape)),
         };
+        let rate = shape.and_then(Shape::constant_rate);
+        let changing = shape.filter(|shape| shape.constant_rate().is_none());
         Report {
             version: env!("CARGO_PKG_VERSION"),
             setting: Setting {
@@ -304,6 +328,7 @@ impl Report {
                 protocol: options.mode.name(),
                 pacing,
                 rate,
+                shape: changing.map(ToString::to_string),
                 connections: options.connections,
                 threads: options.threads,
                 pipeline: options.pipeline(),
@@ -327,33 +352,29 @@ impl Report {
             generator: Generator::default(),
             warnings: Vec::new(),
             seconds: Vec::new(),
+            stages: Vec::new(),
             read_histogram: histogram(),
             write_histogram: histogram(),
             counts: Counts::default(),
+            late_after_ns: options.late_after.as_nanos() as u64,
             done_in_time: 0,
             measured_ns: 0,
             start_ns: None,
+            stage_sums: Vec::new(),
         }
     }
 
-    pub(crate) fn add(&mut self, second: &Second) {
+    /// Adds an interval, which lies in the stage with this number.
+    pub(crate) fn add(&mut self, second: &Second, stage: usize) {
         let start_ns = *self.start_ns.get_or_insert(second.start_ns);
-        let all = second.latencies();
-        self.seconds.push(SecondSummary {
-            phase: match second.phase {
-                Phase::Warmup => "warm-up",
-                Phase::Measured => "measured",
-                Phase::Drain => "drain",
-            },
-            end_s: (second.start_ns + second.length_ns - start_ns) as f64 / 1e9,
-            rate: second.rate(),
-            p50_ns: all.value_at_quantile(0.5),
-            p99_ns: all.value_at_quantile(0.99),
-            max_ns: all.max(),
-            failed: second.counts.failed(),
-        });
+        if self.seconds.len() < ROWS_MAX {
+            self.seconds.push(SecondSummary::of(second, start_ns));
+        }
         if second.phase == Phase::Warmup {
             return;
+        }
+        if self.setting.shape.is_some() {
+            self.add_to_stage(second, stage);
         }
         add(&mut self.read_histogram, &second.reads);
         add(&mut self.write_histogram, &second.writes);
@@ -366,12 +387,36 @@ impl Report {
         }
     }
 
+    fn add_to_stage(&mut self, second: &Second, stage: usize) {
+        while self.stage_sums.len() <= stage {
+            self.stage_sums.push(StageSum {
+                start_ns: second.start_ns,
+                end_ns: second.start_ns,
+                offered: 0.0,
+                done: 0,
+                failed: 0,
+                latencies: histogram(),
+            });
+        }
+        let Some(sum) = self.stage_sums.get_mut(stage) else { return };
+        add(&mut sum.latencies, &second.reads);
+        add(&mut sum.latencies, &second.writes);
+        sum.failed += second.counts.failed();
+        if second.phase == Phase::Measured {
+            sum.end_ns = second.start_ns + second.length_ns;
+            sum.offered += second.offered.unwrap_or(0.0);
+            sum.done += second.done();
+        }
+    }
+
     pub(crate) fn finish(&mut self, summaries: &[Summary]) {
         let counts = &self.counts;
         self.measured_s = self.measured_ns as f64 / 1e9;
         self.throughput = per_second(self.done_in_time, self.measured_ns);
         let mut all = self.read_histogram.clone();
         add(&mut all, &self.write_histogram);
+        let start_ns = self.start_ns.unwrap_or(0);
+        self.stages = self.stage_sums.iter().map(|sum| StageSummary::of(sum, start_ns)).collect();
         self.all = Latency::of(&all);
         self.reads = Latency::of(&self.read_histogram);
         self.writes = Latency::of(&self.write_histogram);
@@ -387,39 +432,72 @@ impl Report {
             codes: counts.codes.clone(),
         };
         (self.redirects, self.maps) = (counts.redirects, counts.maps);
+        self.generator = self.generator(summaries);
+        let limits = self.limits();
+        self.generator.is_bottleneck = !limits.is_empty();
+        self.warnings = limits;
+        self.warnings.extend(self.warn());
+    }
+
+    fn generator(&self, summaries: &[Summary]) -> Generator {
+        let counts = &self.counts;
         let per_operation = |ns: u64| ns as f64 / self.done_in_time.max(1) as f64;
-        let busy =
-            |summary: &Summary| summary.cpu.total_ns() as f64 / summary.measured_ns.max(1) as f64;
-        self.generator = Generator {
+        let threads: Vec<ThreadUse> = summaries.iter().map(ThreadUse::of).collect();
+        let due = self.all.count + counts.failed();
+        Generator {
             cpu_ns_per_operation: per_operation(summaries.iter().map(|s| s.cpu.total_ns()).sum()),
             system_ns_per_operation: per_operation(summaries.iter().map(|s| s.cpu.system_ns).sum()),
-            busiest_thread: summaries.iter().map(busy).fold(0.0, f64::max),
+            busiest_thread: threads.iter().map(|thread| thread.cpu).fold(0.0, f64::max),
+            waiting_thread: threads.iter().map(|thread| thread.waited).fold(0.0, f64::max),
+            threads,
+            late_after_ns: self.late_after_ns,
             late_sends: counts.late_sends,
+            late_share: counts.late_sends as f64 / due.max(1) as f64,
+            lateness_ns_mean: counts.lateness_ns_sum as f64 / counts.late_sends.max(1) as f64,
             lateness_ns_max: counts.lateness_ns_max,
+            is_bottleneck: false,
             connections: summaries.iter().map(|summary| summary.connections).sum(),
-        };
-        self.warnings = self.warn();
+        }
+    }
+
+    /// In which ways the generator, and not the servers, limited what was measured.
+    fn limits(&self) -> Vec<String> {
+        let generator = &self.generator;
+        let mut limits = Vec::new();
+        // Of a short run the CPU time is too coarse to say anything.
+        let fullest = generator.threads.iter().max_by(|left, right| {
+            let need = |thread: &ThreadUse| thread.cpu + thread.waited;
+            need(left).total_cmp(&need(right))
+        });
+        if let Some(ThreadUse { cpu, waited }) = fullest.copied()
+            && cpu + waited > BUSY_SHARE
+            && self.measured_s >= MEASURED_S_MIN
+        {
+            limits.push(format!(
+                "the load generator is the bottleneck: a thread used {:.0} % of a core and \
+                 waited {:.0} % of its time for one; use more threads or CPUs of its own, or \
+                 read the throughput as a lower bound",
+                cpu * 100.0,
+                waited * 100.0
+            ));
+        }
+        if generator.late_share > LATE_SHARE {
+            limits.push(format!(
+                "the load generator was late: {} requests ({:.1} %) were sent more than {} after \
+                 their time, on average by {}, the latest by {}; their latencies include that",
+                generator.late_sends,
+                generator.late_share * 100.0,
+                milliseconds(generator.late_after_ns),
+                milliseconds(generator.lateness_ns_mean as u64),
+                milliseconds(generator.lateness_ns_max)
+            ));
+        }
+        limits
     }
 
     fn warn(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let counts = &self.counts;
-        let busiest = self.generator.busiest_thread;
-        if busiest > BUSY_SHARE && self.measured_s >= 0.5 {
-            warnings.push(format!(
-                "the load generator is the bottleneck: a thread used {:.0} % of a core; \
-                 use more threads, or read the throughput as a lower bound",
-                busiest * 100.0
-            ));
-        }
-        if counts.late_sends as f64 > LATE_SHARE * self.all.count.max(1) as f64 {
-            warnings.push(format!(
-                "the load generator was late: {} requests were sent more than 1 ms after their \
-                 time, the latest by {}; their latencies include that",
-                counts.late_sends,
-                milliseconds(counts.lateness_ns_max)
-            ));
-        }
         if counts.unsent > 0 {
             warnings.push(format!(
                 "the servers did not keep up: {} requests were due and could not be sent; \
@@ -446,113 +524,74 @@ impl Report {
         warnings
     }
 
-    /// The report as a table for people.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = self.render_to(&mut text);
-        text
-    }
-
-    fn render_to(&self, out: &mut String) -> std::fmt::Result {
-        let setting = &self.setting;
-        write!(out, "\n{} over {}", setting.protocol, setting.addresses.join(", "))?;
-        match setting.rate {
-            Some(rate) => write!(out, ", open loop at {rate:.0} op/s")?,
-            None => write!(out, ", closed loop")?,
-        }
-        writeln!(
-            out,
-            ", {} connections, pipeline {}, {} thread(s)\n{} keys ({}), values of {} bytes, \
-             {:.0} % reads, {:.1} s measured\n",
-            setting.connections,
-            setting.pipeline,
-            setting.threads,
-            setting.keys,
-            setting.distribution,
-            setting.value_size,
-            setting.read_share * 100.0,
-            self.measured_s,
-        )?;
-        writeln!(out, "throughput {:>14.0} op/s\n", self.throughput)?;
-        writeln!(
-            out,
-            "{:<8}{:>12}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-            "ms", "count", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"
-        )?;
-        for (name, latency) in
-            [("all", &self.all), ("reads", &self.reads), ("writes", &self.writes)]
-        {
-            if latency.count == 0 && name != "all" {
-                continue;
-            }
-            let ms = |nanoseconds: u64| format!("{:.3}", nanoseconds as f64 / 1e6);
-            writeln!(
-                out,
-                "{name:<8}{:>12}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-                latency.count,
-                ms(latency.mean_ns as u64),
-                ms(latency.p50_ns),
-                ms(latency.p90_ns),
-                ms(latency.p99_ns),
-                ms(latency.p999_ns),
-                ms(latency.p9999_ns),
-                ms(latency.max_ns),
-            )?;
-        }
-        self.render_rest(out)
-    }
-
-    fn render_rest(&self, out: &mut String) -> std::fmt::Result {
-        let errors = &self.errors;
-        writeln!(
-            out,
-            "\nerrors     not done {} (never sent {}), unknown {}, protocol {}",
-            errors.not_done, errors.unsent, errors.unknown, errors.protocol
-        )?;
-        for (code, count) in &errors.codes {
-            writeln!(out, "           {code} {count}")?;
-        }
-        writeln!(
-            out,
-            "links      {} open, {} lost ({} silent too long), {} attempts failed",
-            self.generator.connections,
-            errors.connections_lost,
-            errors.timeouts,
-            errors.connects_failed
-        )?;
-        if self.redirects + self.maps > 0 {
-            writeln!(out, "cluster    {} redirects, {} maps fetched", self.redirects, self.maps)?;
-        }
-        if let Some(hit_ratio) = self.hit_ratio {
-            writeln!(out, "hits       {:.2} % of reads", hit_ratio * 100.0)?;
-        }
-        writeln!(
-            out,
-            "bytes      {:.1} MB sent, {:.1} MB received",
-            self.bytes_sent as f64 / 1e6,
-            self.bytes_received as f64 / 1e6
-        )?;
-        writeln!(
-            out,
-            "generator  {:.2} µs CPU per operation ({:.2} in the kernel), busiest thread {:.0} % \
-             of a core, {} sends late",
-            self.generator.cpu_ns_per_operation / 1e3,
-            self.generator.system_ns_per_operation / 1e3,
-            self.generator.busiest_thread * 100.0,
-            self.generator.late_sends
-        )?;
-        for warning in &self.warnings {
-            writeln!(out, "warning    {warning}")?;
-        }
-        Ok(())
-    }
-
     /// The report as JSON.
     ///
     /// # Errors
     /// None that a report can cause; the type is the serializer's.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuTime;
+    use crate::options::Mode;
+    use crate::record::Interval;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn report(summaries: &[Summary], interval: &Interval) -> Report {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let mut report = Report::new(&Options::new(vec![address], Mode::Resp));
+        report.add(&Second::merge(&[interval]).expect("a second"), 0);
+        report.finish(summaries);
+        report
+    }
+
+    fn summary(user_ns: u64, waited_ns: u64) -> Summary {
+        let cpu = CpuTime { user_ns, system_ns: 0, waited_ns };
+        Summary { cpu, measured_ns: SECOND_NS, ..Summary::default() }
+    }
+
+    fn second() -> Interval {
+        let mut interval = Interval::new(Phase::Measured, 0);
+        interval.end_ns = SECOND_NS;
+        for _ in 0..1000 {
+            interval.reads.saturating_record(1000);
+        }
+        interval.counts.reads = 1000;
+        interval
+    }
+
+    #[test]
+    fn a_thread_without_time_to_spare_is_named_as_the_bottleneck() {
+        for (user_ns, waited_ns, limited) in [
+            (SECOND_NS / 2, SECOND_NS / 5, false),
+            (SECOND_NS * 19 / 20, 0, true),
+            (SECOND_NS / 20, SECOND_NS * 9 / 10, true),
+        ] {
+            let idle = summary(SECOND_NS / 100, 0);
+            let report = report(&[idle, summary(user_ns, waited_ns)], &second());
+            assert_eq!(report.generator.is_bottleneck, limited, "{:?}", report.generator);
+            let said = report.warnings.iter().any(|text| text.contains("is the bottleneck"));
+            assert_eq!(said, limited, "{:?}", report.warnings);
+            assert_eq!(report.generator.threads.len(), 2);
+        }
+    }
+
+    #[test]
+    fn late_sends_are_named_from_one_in_a_hundred_on() {
+        for (late, limited) in [(10, false), (11, true)] {
+            let mut interval = second();
+            (interval.counts.late_sends, interval.counts.lateness_ns_sum) = (late, late * 2000);
+            let report = report(&[summary(1000, 0)], &interval);
+            assert_eq!(report.generator.is_bottleneck, limited, "{:?}", report.generator);
+            let said = report.warnings.iter().any(|text| text.contains("was late"));
+            assert_eq!(said, limited, "{:?}", report.warnings);
+            assert_eq!(report.generator.lateness_ns_mean, 2000.0);
+            assert_eq!(report.seconds[0].late_sends, late);
+        }
     }
 }

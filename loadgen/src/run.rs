@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use client::{Address, Client, ClusterMap, Protocol, Routing, fetch_map};
 
-use crate::options::{Mode, Options};
+use crate::options::{Mode, Options, Pacing};
 use crate::record::{Interval, Phase};
-use crate::report::{Report, Second};
+use crate::report::Report;
+use crate::second::Second;
+use crate::shape::Profile;
 use crate::worker::{Clock, Lines, Message, Share, Summary, Times, Worker};
 
 /// How long the servers may take to show that they are there.
@@ -215,6 +217,8 @@ struct Collector<'a> {
     returns: Vec<Sender<Box<Interval>>>,
     summaries: Vec<Option<Summary>>,
     report: Report,
+    /// What is due when, as soon as the run has started, if its loop is open.
+    profile: Option<Profile>,
 }
 
 impl<'a> Collector<'a> {
@@ -232,6 +236,7 @@ impl<'a> Collector<'a> {
             returns,
             summaries: vec![None; threads],
             report: Report::new(options),
+            profile: None,
         }
     }
 
@@ -246,7 +251,12 @@ impl<'a> Collector<'a> {
                 Ok(Message::Ready) => {
                     self.ready += 1;
                     if self.ready == self.options.threads {
-                        let _ = times.set(self.times(clock));
+                        let at = self.times(clock);
+                        if let Pacing::Open { shape, .. } = &self.options.pacing {
+                            self.profile = Some(Profile::new(shape, at.start_ns, at.measure_ns));
+                        }
+                        // Nobody else sets them.
+                        let _ = times.set(at);
                     }
                 }
                 Ok(Message::Interval(worker, interval)) => {
@@ -293,7 +303,7 @@ impl<'a> Collector<'a> {
             }
             let fronts: Vec<&Interval> =
                 self.pending.iter().filter_map(|pending| pending.front().map(|i| &**i)).collect();
-            let Some(second) = Second::merge(&fronts) else { return };
+            let Some(mut second) = Second::merge(&fronts) else { return };
             for (pending, return_to) in self.pending.iter_mut().zip(&self.returns) {
                 if let Some(mut interval) = pending.pop_front() {
                     interval.clear();
@@ -301,9 +311,26 @@ impl<'a> Collector<'a> {
                     let _ = return_to.send(interval);
                 }
             }
+            let stage = self.place(&mut second);
             progress(&second);
-            self.report.add(&second);
+            self.report.add(&second, stage);
         }
+    }
+}
+
+impl Collector<'_> {
+    /// Says what was due in an interval, and in which stage of the load it lies.
+    fn place(&self, second: &mut Second) -> usize {
+        let Some(profile) = &self.profile else { return 0 };
+        let (start_ns, end_ns) = (second.start_ns, second.start_ns + second.length_ns);
+        second.offered = match second.phase {
+            Phase::Drain => Some(0.0),
+            _ => Some(profile.due_before(end_ns) - profile.due_before(start_ns)),
+        };
+        // What is left to do at the end of the last stage still belongs to it.
+        let at_ns =
+            if second.phase == Phase::Drain { start_ns.saturating_sub(1) } else { start_ns };
+        profile.stage_at(at_ns)
     }
 }
 

@@ -1,14 +1,17 @@
 //! Starting operations, where any connection takes any key.
 
+use std::sync::Arc;
+
 use super::{Operations, Worker};
 use crate::arrivals::{Arrivals, Schedule, Schedules, Share as ScheduleShare};
 use crate::connection::{Flight, Purpose};
+use crate::shape::Profile;
 use crate::workload::Kind;
 
 impl Worker {
     /// The schedules of an open loop: one for each connection, or in a cluster one for all,
     /// because there the key decides about the connection.
-    pub(super) fn schedules(&self, rate: f64, arrivals: Arrivals) -> Schedules {
+    pub(super) fn schedules(&self, profile: &Arc<Profile>, arrivals: Arrivals) -> Schedules {
         let (indexes, sources) = if self.routes.is_some() {
             (self.share.index..self.share.index + 1, self.share.threads)
         } else {
@@ -16,7 +19,7 @@ impl Worker {
         };
         let schedule = |index| {
             let share = ScheduleShare { index, sources };
-            Schedule::new(arrivals, rate, self.times.start_ns, share, self.options.seed)
+            Schedule::new(arrivals, profile, share, self.options.seed)
         };
         Schedules::new(indexes.map(schedule).collect())
     }

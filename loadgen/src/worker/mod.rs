@@ -30,6 +30,7 @@ use crate::options::{Mode, Options, Pacing};
 use crate::random::Random;
 use crate::record::{Failure, Interval, Phase, Recorder};
 use crate::run::Error;
+use crate::shape::Profile;
 use crate::timer::Timer;
 use crate::workload::Workload;
 use routes::{Endpoint, Routes};
@@ -144,6 +145,7 @@ pub(crate) struct Worker {
     sink: Sink,
     operations: Operations,
     schedules: Option<Schedules>,
+    profile: Option<Arc<Profile>>,
     pipeline: usize,
     times: Times,
     phase: Phase,
@@ -192,7 +194,7 @@ impl Worker {
         }
         let cluster = options.mode == Mode::RespCluster;
         let sink = Sink {
-            record: Recorder::new(empty_interval(&lines)),
+            record: Recorder::new(empty_interval(&lines), late_from_ns(&options)),
             workload: Workload::new(&options),
             check: if options.verify { Check::Bytes } else { Check::Length },
             redirects: if cluster { Redirects::Follow } else { Redirects::Refuse },
@@ -225,6 +227,7 @@ impl Worker {
             sink,
             operations: Operations::Drawn { left: None },
             schedules: None,
+            profile: None,
             times: Times { start_ns: 0, measure_ns: 0, end_ns: 0 },
             phase: Phase::Warmup,
             next_rotation_ns: u64::MAX,
@@ -345,14 +348,16 @@ impl Worker {
     pub fn run(mut self, times: Times) -> Result<(), Error> {
         self.operations = Operations::Drawn { left: self.share.requests };
         self.times = times;
-        if let Pacing::Open { rate, arrivals } = self.options.pacing {
-            self.schedules = Some(self.schedules(rate, arrivals));
+        if let Pacing::Open { shape, arrivals } = &self.options.pacing {
+            let profile = Arc::new(Profile::new(shape, times.start_ns, times.measure_ns));
+            self.schedules = Some(self.schedules(&profile, *arrivals));
+            self.profile = Some(profile);
         }
         let warm = times.measure_ns > times.start_ns;
         self.phase = if warm { Phase::Warmup } else { Phase::Measured };
         let mut first = empty_interval(&self.lines);
         (first.phase, first.start_ns) = (self.phase, times.start_ns);
-        self.sink.record = Recorder::new(first);
+        self.sink.record = Recorder::new(first, late_from_ns(&self.options));
         self.next_rotation_ns = self.rotation_after(times.start_ns);
         self.cpu_at_measure = CpuTime::of_thread();
         while self.clock.now_ns() < times.start_ns {
@@ -590,13 +595,16 @@ impl Worker {
         }
     }
 
-    /// When the interval that starts at `now_ns` ends: each second, and where phases meet.
+    /// When the interval that starts at `now_ns` ends: after its length, and where phases or
+    /// stages of the load meet.
     fn rotation_after(&self, now_ns: u64) -> u64 {
-        let second = now_ns + 1_000_000_000;
-        [self.times.measure_ns, self.times.end_ns]
+        let full = now_ns + self.options.interval.as_nanos() as u64;
+        let change = self.profile.as_ref().and_then(|profile| profile.change_after(now_ns));
+        [Some(self.times.measure_ns), Some(self.times.end_ns), change]
             .into_iter()
+            .flatten()
             .filter(|edge_ns| *edge_ns > now_ns)
-            .fold(second, u64::min)
+            .fold(full, u64::min)
     }
 
     fn rotate(&mut self) {
@@ -671,4 +679,8 @@ impl Worker {
 fn empty_interval(lines: &Lines) -> Box<Interval> {
     let fresh = |_| Box::new(Interval::new(Phase::Warmup, 0));
     lines.intervals.try_recv().unwrap_or_else(fresh)
+}
+
+fn late_from_ns(options: &Options) -> u64 {
+    options.late_after.as_nanos() as u64
 }

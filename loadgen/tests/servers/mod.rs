@@ -1,0 +1,187 @@
+//! Servers in the process of a test, each on a port of its own choosing and following a script.
+
+// Each test program uses a part of this.
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use loadgen::{Address, Mode, Options, Report, run};
+
+/// What a server does about a request.
+pub enum Act {
+    Say(Vec<u8>),
+    /// Says it in pieces of one byte, each sent alone.
+    Stutter(Vec<u8>),
+    Ignore,
+    Close,
+}
+
+pub type Script = dyn Fn(&[Vec<u8>]) -> Act + Send + Sync;
+
+/// A RESP server that lives as long as this value.
+pub struct Server {
+    pub address: Address,
+    ended: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Server {
+    pub fn new(script: impl Fn(&[Vec<u8>]) -> Act + Send + Sync + 'static) -> Server {
+        Server::on(TcpListener::bind("127.0.0.1:0").expect("a port"), Arc::new(script))
+    }
+
+    pub fn on(listener: TcpListener, script: Arc<Script>) -> Server {
+        Server::conversing(listener, move |stream| converse(stream, &*script))
+    }
+
+    pub fn conversing(
+        listener: TcpListener,
+        converse: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> Server {
+        let address = Address::from(listener.local_addr().expect("an address"));
+        let ended = Arc::new(AtomicBool::new(false));
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let server = Server { address, ended: Arc::clone(&ended), streams: Arc::clone(&streams) };
+        let converse = Arc::new(converse);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                stream.set_nodelay(true).expect("an option");
+                streams.lock().expect("a lock").push(stream.try_clone().expect("a handle"));
+                let converse = Arc::clone(&converse);
+                std::thread::spawn(move || converse(stream));
+            }
+        });
+        server
+    }
+
+    /// Closes its port and all its connections.
+    pub fn kill(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect((&*self.address.host, self.address.port));
+        for stream in self.streams.lock().expect("a lock").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn converse(mut stream: TcpStream, script: &Script) {
+    let (mut input, mut chunk) = (Vec::new(), [0; 64 << 10]);
+    loop {
+        let mut output = Vec::new();
+        while let Some((arguments, length)) = parse(&input) {
+            input.drain(..length);
+            match script(&arguments) {
+                Act::Say(reply) => output.extend_from_slice(&reply),
+                Act::Ignore => {}
+                Act::Stutter(reply) => {
+                    for byte in output.drain(..).chain(reply) {
+                        if stream.write_all(&[byte]).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Act::Close => {
+                    let _ = stream.write_all(&output);
+                    let _ = stream.shutdown(Shutdown::Both);
+                    return;
+                }
+            }
+        }
+        if stream.write_all(&output).is_err() {
+            return;
+        }
+        match stream.read(&mut chunk) {
+            Ok(received) if received > 0 => input.extend_from_slice(&chunk[..received]),
+            _ => return,
+        }
+    }
+}
+
+/// A whole array of bulk strings at the start of `input`, and its length.
+fn parse(input: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
+    let number = |at: usize| {
+        let end = at + input.get(at..)?.iter().position(|byte| *byte == b'\r')?;
+        let text = std::str::from_utf8(input.get(at + 1..end)?).ok()?;
+        Some((text.parse::<usize>().ok()?, end + 2))
+    };
+    let (count, mut at) = number(0)?;
+    let mut arguments = Vec::new();
+    for _ in 0..count {
+        let (length, start) = number(at)?;
+        arguments.push(input.get(start..start + length)?.to_vec());
+        at = start + length + 2;
+    }
+    (at <= input.len()).then_some((arguments, at))
+}
+
+/// What a server keeps.
+#[derive(Default)]
+pub struct Store {
+    pub values: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+    pub gets: AtomicU64,
+    pub sets: AtomicU64,
+}
+
+impl Store {
+    pub fn reply(&self, arguments: &[Vec<u8>]) -> Vec<u8> {
+        let mut values = self.values.lock().expect("a lock");
+        match arguments[0].as_slice() {
+            b"GET" => {
+                self.gets.fetch_add(1, Ordering::Relaxed);
+                values.get(&arguments[1]).map_or(b"$-1\r\n".to_vec(), |value| bulk(value))
+            }
+            b"SET" => {
+                self.sets.fetch_add(1, Ordering::Relaxed);
+                values.insert(arguments[1].clone(), arguments[2].clone());
+                b"+OK\r\n".to_vec()
+            }
+            _ => b"-ERR unknown command\r\n".to_vec(),
+        }
+    }
+}
+
+pub fn bulk(value: &[u8]) -> Vec<u8> {
+    [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat()
+}
+
+pub fn is(arguments: &[Vec<u8>], command: &str) -> bool {
+    arguments[0] == command.as_bytes()
+}
+
+/// Whether it is the question by which a run sees whether the server is there.
+pub fn is_probe(arguments: &[Vec<u8>]) -> bool {
+    arguments.get(1).is_some_and(|key| key == b"loadgen:probe")
+}
+
+pub fn options(server: &Server, mode: Mode) -> Options {
+    Options {
+        connections: 10,
+        keys: 1000,
+        duration: None,
+        requests: Some(10_000),
+        ..Options::new(vec![server.address.clone()], mode)
+    }
+}
+
+pub fn measure(options: Options) -> Report {
+    run(options, &mut |_| {}).expect("a report")
+}
+
+/// Requests that ended, one way or the other.
+pub fn settled(report: &Report) -> u64 {
+    let errors = &report.errors;
+    report.all.count + errors.not_done + errors.unknown + errors.protocol
+}
