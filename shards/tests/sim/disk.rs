@@ -71,7 +71,7 @@ impl Log {
     pub fn complete(&mut self) {
         let Some(write) = self.under_way.take() else { return };
         self.last = Some((write.segment, write.offset));
-        let is_new = !self.files.contains_key(&write.segment);
+        let is_new = !self.has_file(&write);
         self.file(&write);
         self.put(&write, 0..write.bytes.len());
         if is_new {
@@ -125,29 +125,38 @@ impl Log {
             .collect()
     }
 
-    /// The file of a write, which is created if it is not there.
-    fn file(&mut self, write: &Write) {
-        let Log { files, recycled, .. } = self;
-        files.entry(write.segment).or_insert_with(|| {
-            let mut bytes = recycled.pop().unwrap_or_default();
-            bytes.resize(write.segment_bytes as usize, 0);
-            File { created_bytes: write.segment_bytes, bytes }
-        });
+    /// Whether the file of a write is there. One of another length is not: it was made for a write
+    /// that did not come about.
+    fn has_file(&self, write: &Write) -> bool {
+        let file = self.files.get(&write.segment);
+        file.is_some_and(|file| file.created_bytes == write.segment_bytes)
     }
 
-    fn put(&mut self, write: &Write, range: std::ops::Range<usize>) {
-        let Some(file) = self.files.get_mut(&write.segment) else { return };
-        let start = write.offset as usize;
-        let at = start + range.start..start + range.end;
-        if let Some(place) = file.bytes.get_mut(at) {
-            place.copy_from_slice(&write.bytes[range]);
+    /// The file of a write, which is created if it is not there.
+    fn file(&mut self, write: &Write) {
+        if !self.has_file(write) {
+            let mut bytes = self.recycled.pop().unwrap_or_default();
+            bytes.resize(write.segment_bytes as usize, 0);
+            let file = File { created_bytes: write.segment_bytes, bytes };
+            self.files.insert(write.segment, file);
         }
+    }
+
+    /// Puts a part of a write where it belongs, in the file that [`Log::file`] made.
+    fn put(&mut self, write: &Write, range: std::ops::Range<usize>) {
+        let start = write.offset as usize;
+        let place = &mut self.bytes(write.segment)[start + range.start..start + range.end];
+        place.copy_from_slice(&write.bytes[range]);
     }
 
     /// A write of which nobody knows how far it came.
     fn tear(&mut self, write: &Write, random: &mut Random) {
-        let is_created = self.files.contains_key(&write.segment) || random.chance(700);
+        let is_created = self.has_file(write) || random.chance(700);
         if !is_created {
+            // One of another length is removed before its successor is made.
+            if random.chance(500) {
+                self.files.remove(&write.segment);
+            }
             return;
         }
         self.file(write);
