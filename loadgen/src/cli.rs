@@ -7,11 +7,18 @@ use clap::{Parser, ValueEnum};
 use client::{Address, ReadFrom};
 
 use crate::arrivals::Arrivals;
+use crate::goal::Goal;
 use crate::keys::Distribution;
 use crate::options::{Mode, Options, Pacing, TimeToLive};
+use crate::search::SearchOptions;
 use crate::shape::Shape;
 use crate::units;
 use crate::values::ValueSize;
+
+/// The first rate of a search.
+const SEARCH_START: f64 = 1000.0;
+/// How long a trial of a search is measured.
+const TRIAL_DEFAULT: Duration = Duration::from_secs(3);
 
 /// Measures the latency and throughput of Coracle, Redis and memcached servers.
 ///
@@ -20,7 +27,9 @@ use crate::values::ValueSize;
 /// latency counts from then, so that a stalled server cannot hide the requests it delayed.
 ///
 /// The exit code is 0 if the run took place, 1 if it could not, 2 for wrong flags. Requests that
-/// fail are part of the report.
+/// fail are part of the report. A search (--slo) ends with 0 if it found a rate that the server
+/// bounds, with 3 if no rate meets the goals, and with 4 if something else than the server ended
+/// it: its rate is a lower bound then.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "coracle-loadgen", version, max_term_width = 100)]
 pub struct Cli {
@@ -107,6 +116,18 @@ pub struct Cli {
     /// Show latency and throughput over time below the report, too. The JSON always has them.
     #[arg(long)]
     pub over_time: bool,
+    /// Search for the highest rate that meets these goals: pN=TIME, mean=TIME, max=TIME, and
+    /// errors=SHARE (without it none may fail), such as p99.9=1ms,errors=0.1%. The trials start at
+    /// --rate [default: 1k] and last --duration [default: 3s] each.
+    #[arg(long, value_name = "GOAL[,..]", value_delimiter = ',',
+          conflicts_with_all = ["shape", "requests", "hdr", "over_time"])]
+    pub slo: Vec<Goal>,
+    /// Most trials of a search.
+    #[arg(long, value_name = "N", default_value_t = 24, requires = "slo")]
+    pub trials: u32,
+    /// How close the rate found is to one that misses a goal, as a part of it.
+    #[arg(long, value_name = "0..1", default_value_t = 0.05, requires = "slo")]
+    pub precision: f64,
     /// Write the report as JSON, - for the standard output instead of the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -175,10 +196,13 @@ impl Cli {
             ArrivalsName::Poisson => Arrivals::Poisson,
         };
         let shape = self.shape.clone().or(self.rate.map(Shape::Constant));
+        let searches = !self.slo.is_empty();
+        let shape = shape.or(searches.then_some(Shape::Constant(SEARCH_START)));
         if shape.is_none() && arrivals == Arrivals::Poisson {
             return Err("arrivals: only an open loop has them; give --rate or --shape".into());
         }
-        let length = shape.as_ref().and_then(Shape::length);
+        let trial = searches.then_some(TRIAL_DEFAULT);
+        let length = shape.as_ref().and_then(Shape::length).or(trial);
         let defaults = Options::new(self.addr.clone(), mode);
         let options = Options {
             pacing: shape.map_or(Pacing::Closed, |shape| Pacing::Open { shape, arrivals }),
@@ -213,6 +237,24 @@ impl Cli {
         };
         options.check()?;
         Ok(options)
+    }
+
+    /// The search that is asked for, if one is.
+    ///
+    /// # Errors
+    /// If flags contradict each other; names the flag.
+    pub fn search(&self) -> Result<Option<SearchOptions>, String> {
+        if self.slo.is_empty() {
+            return Ok(None);
+        }
+        let search = SearchOptions {
+            goals: self.slo.clone(),
+            start: self.rate.unwrap_or(SEARCH_START),
+            trials_max: self.trials,
+            precision: self.precision,
+        };
+        search.check()?;
+        Ok(Some(search))
     }
 }
 
@@ -266,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn goals_make_a_search_of_short_trials() {
+        let arguments = ["coracle-loadgen", "--addr", "127.0.0.1:1", "--slo", "p99=1ms,errors=1%"];
+        let cli = Cli::try_parse_from(arguments).expect("flags");
+        let search = cli.search().expect("a search").expect("one");
+        assert_eq!((search.goals.len(), search.start, search.trials_max), (2, 1000.0, 24));
+        assert_eq!(cli.options().expect("options").duration, Some(Duration::from_secs(3)));
+        let none = Cli::try_parse_from(&arguments[..3]).expect("flags");
+        assert!(none.search().expect("no search").is_none());
+    }
+
+    #[test]
     fn mistakes_are_refused_with_the_name_of_the_flag() {
         for (flags, name) in [
             ("--duration 10sec", "--duration"),
@@ -275,6 +328,9 @@ mod tests {
             ("--shape steps:1k", "--shape"),
             ("--shape steps:1k@1s --rate 1k", "--rate"),
             ("--interval 1ms", "interval"),
+            ("--slo p99", "--slo"),
+            ("--slo p99=1ms --shape steps:1k@1s", "--shape"),
+            ("--trials 3", "--slo"),
             ("--keys 1.5", "--keys"),
             ("--keys 0", "keys"),
             ("--ratio 1", "--ratio"),

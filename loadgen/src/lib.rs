@@ -13,6 +13,7 @@ mod arrivals;
 pub mod cli;
 mod connection;
 mod cpu;
+mod goal;
 pub mod hdr_log;
 mod keys;
 mod options;
@@ -20,9 +21,12 @@ mod random;
 mod record;
 mod report;
 mod run;
+mod search;
 mod second;
 mod shape;
 mod timer;
+#[cfg(test)]
+mod truth;
 pub mod units;
 mod values;
 mod worker;
@@ -30,6 +34,7 @@ mod workload;
 
 pub use arrivals::Arrivals;
 pub use client::Address;
+pub use goal::Goal;
 pub use keys::{DEFAULT_THETA, Distribution, KeyChooser, THETA_MAX};
 pub use options::{
     CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
@@ -39,6 +44,7 @@ pub use random::{Random, mix};
 pub use record::{Counts, Phase};
 pub use report::{Errors, Generator, Latency, Report, SecondSummary, Setting, StageSummary};
 pub use run::{Error, run};
+pub use search::{BoundedBy, Outcome, SearchOptions, Trial, Verdict, search};
 pub use second::Second;
 pub use shape::{Shape, Stage};
 pub use values::ValueSize;

@@ -11,18 +11,24 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 
 use loadgen::cli::Cli;
 use loadgen::hdr_log::HdrLog;
-use loadgen::{Report, Second};
+use loadgen::{BoundedBy, Report, SearchOptions, Second, Trial};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code of a search that found no rate.
+const EXIT_NO_RATE: u8 = 3;
+/// The exit code of a search that something else than the server ended.
+const EXIT_LOWER_BOUND: u8 = 4;
 
 /// Whether the user has asked for the end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let options = match cli.options() {
-        Ok(options) => options,
+    let parsed = cli.options().and_then(|options| Ok((options, cli.search()?)));
+    let (options, wanted) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             eprintln!("coracle-loadgen: {error}");
             return ExitCode::from(2);
@@ -30,8 +36,12 @@ fn main() -> ExitCode {
     };
     catch_interrupt();
     allow_many_connections();
-    match measure(&cli, options) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = match &wanted {
+        Some(wanted) => find(&cli, options, wanted),
+        None => measure(&cli, options).map(|()| ExitCode::SUCCESS),
+    };
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("coracle-loadgen: {error}");
             ExitCode::FAILURE
@@ -44,10 +54,7 @@ fn measure(cli: &Cli, mut options: loadgen::Options) -> Result<(), String> {
     options.stop = Some(Arc::clone(&stop));
     watch_interrupt(stop)?;
     // Files are made first: a run of an hour must not end at a typing error in a path.
-    let mut json = match &cli.json {
-        Some(path) if path.as_os_str() != "-" => Some(create(path)?),
-        _ => None,
-    };
+    let mut json = json_file(cli)?;
     let mut hdr = cli.hdr.as_ref().map(create).transpose()?;
     let mut serializer = V2DeflateSerializer::new();
     let mut log = match &mut hdr {
@@ -77,6 +84,55 @@ fn measure(cli: &Cli, mut options: loadgen::Options) -> Result<(), String> {
     log_error.map_or(Ok(()), Err)
 }
 
+/// Searches for the highest rate that meets the goals.
+fn find(
+    cli: &Cli,
+    mut options: loadgen::Options,
+    wanted: &SearchOptions,
+) -> Result<ExitCode, String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    options.stop = Some(Arc::clone(&stop));
+    watch_interrupt(stop)?;
+    let mut json = json_file(cli)?;
+    let mut progress = |trial: &Trial| {
+        if !cli.quiet {
+            eprintln!("{}", trial.line());
+        }
+    };
+    let outcome =
+        loadgen::search(&options, wanted, &mut progress).map_err(|error| error.to_string())?;
+    let to_json = || outcome.to_json().map_err(|error| format!("json: {error}"));
+    match &mut json {
+        Some(file) => write(file, &to_json()?)?,
+        None if cli.json.is_some() => println!("{}", to_json()?),
+        None => {}
+    }
+    if json.is_some() || cli.json.is_none() {
+        if let Some(report) = outcome.best() {
+            println!("{}", report.render());
+        }
+        print!("{}", outcome.render());
+    }
+    Ok(match (outcome.rate, outcome.bounded_by) {
+        (Some(_), BoundedBy::Server) => ExitCode::SUCCESS,
+        (None, BoundedBy::Server) => ExitCode::from(EXIT_NO_RATE),
+        (_, BoundedBy::Generator | BoundedBy::Trials) => ExitCode::from(EXIT_LOWER_BOUND),
+    })
+}
+
+/// The file for the JSON, if there is one.
+fn json_file(cli: &Cli) -> Result<Option<BufWriter<File>>, String> {
+    match &cli.json {
+        Some(path) if path.as_os_str() != "-" => create(path).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn write(file: &mut BufWriter<File>, text: &str) -> Result<(), String> {
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.flush());
+    written.map_err(|error| format!("json: {error}"))
+}
+
 fn create(path: &std::path::PathBuf) -> Result<BufWriter<File>, String> {
     let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(BufWriter::new(file))
@@ -85,11 +141,7 @@ fn create(path: &std::path::PathBuf) -> Result<BufWriter<File>, String> {
 fn show(cli: &Cli, report: &Report, file: Option<&mut BufWriter<File>>) -> Result<(), String> {
     let json = || report.to_json().map_err(|error| format!("json: {error}"));
     match file {
-        Some(file) => {
-            let json = json()?;
-            let written = file.write_all(json.as_bytes()).and_then(|()| file.flush());
-            written.map_err(|error| format!("json: {error}"))?;
-        }
+        Some(file) => write(file, &json()?)?,
         None if cli.json.is_some() => {
             println!("{}", json()?);
             return Ok(());

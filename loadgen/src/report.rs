@@ -524,6 +524,18 @@ impl Report {
         warnings
     }
 
+    /// Requests that failed, in whichever way.
+    pub fn failed(&self) -> u64 {
+        self.errors.not_done + self.errors.unknown + self.errors.protocol
+    }
+
+    /// The latency in nanoseconds that this part of the requests did not exceed.
+    pub fn latency_at(&self, quantile: f64) -> u64 {
+        let mut all = self.read_histogram.clone();
+        add(&mut all, &self.write_histogram);
+        all.value_at_quantile(quantile)
+    }
+
     /// The report as JSON.
     ///
     /// # Errors

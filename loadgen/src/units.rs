@@ -44,6 +44,29 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("`{text}` is too long"))
 }
 
+/// A latency: a number above 0 with `ns`, `us`, `ms` or `s`.
+///
+/// # Errors
+/// Says what is wrong with the text.
+pub fn latency(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    let nanoseconds = match unit {
+        "ns" => 1.0,
+        "us" | "µs" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        _ => return Err(format!("`{unit}` in `{text}` is none of ns, us, ms, s")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("`{text}` does not start with a number"))?;
+    let latency_ns = (number * nanoseconds).round();
+    if (1.0..=6e11).contains(&latency_ns) {
+        Ok(Duration::from_nanos(latency_ns as u64))
+    } else {
+        Err(format!("`{text}` does not lie between 1ns and ten minutes"))
+    }
+}
+
 /// A count: a number, alone or with `k`, `M`, `G`; it must come out whole.
 ///
 /// # Errors
@@ -104,6 +127,8 @@ mod tests {
         assert_eq!(count("12"), Ok(12));
         assert_eq!(rate("2.5k"), Ok(2500.0));
         assert_eq!(rate("0.5"), Ok(0.5));
+        assert_eq!(latency("1.5ms"), Ok(Duration::from_micros(1500)));
+        assert_eq!(latency("250us"), latency("250µs"));
     }
 
     #[test]
@@ -115,6 +140,9 @@ mod tests {
         }
         for wrong in ["", "s", "10sec", "-1s", "1d", "5 s", "1.2.3", "99999999999999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "1", "ms", "0ms", "-1ms", "1m", "601s", "1.2.3s"] {
+            assert!(latency(wrong).is_err(), "{wrong}");
         }
         for wrong in ["", "k", "10K", "1m", "0.5", "-3", "1e9", "9999999G"] {
             assert!(count(wrong).is_err(), "{wrong}");

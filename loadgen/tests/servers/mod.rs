@@ -111,7 +111,7 @@ fn converse(mut stream: TcpStream, script: &Script) {
 }
 
 /// A whole array of bulk strings at the start of `input`, and its length.
-fn parse(input: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
+pub fn parse(input: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
     let number = |at: usize| {
         let end = at + input.get(at..)?.iter().position(|byte| *byte == b'\r')?;
         let text = std::str::from_utf8(input.get(at + 1..end)?).ok()?;
