@@ -10,6 +10,7 @@ use crate::arrivals::Arrivals;
 use crate::goal::Goal;
 use crate::keys::Distribution;
 use crate::options::{Mode, Options, Pacing, TimeToLive};
+use crate::presets::Preset;
 use crate::search::SearchOptions;
 use crate::shape::Shape;
 use crate::units;
@@ -77,12 +78,19 @@ pub struct Cli {
     /// What each key starts with; twelve digits follow.
     #[arg(long, value_name = "TEXT", default_value = "key:")]
     pub key_prefix: String,
-    /// Popularity of keys: uniform, zipf[:THETA], hot:FRACTION:SHARE (of keys, of requests).
+    /// Popularity of keys: uniform, zipf[:THETA], latest[:THETA] (the newest key is the most
+    /// popular one), hot:FRACTION:SHARE (of keys, of requests).
     #[arg(long, value_name = "NAME", default_value = "uniform")]
     pub distribution: Distribution,
     /// Length of values (B, KiB, MiB); between two bounds each key has a length of its own.
-    #[arg(long, short = 'd', value_name = "BYTES|MIN-MAX", default_value = "64")]
-    pub value_size: ValueSize,
+    /// [default: 64, with --ycsb 1000]
+    #[arg(long, short = 'd', value_name = "BYTES|MIN-MAX")]
+    pub value_size: Option<ValueSize>,
+    /// A core workload of YCSB: its shares of reads and writes and its popularity of keys. E is
+    /// refused, because it scans.
+    #[arg(long, value_enum, value_name = "NAME",
+          conflicts_with_all = ["reads", "ratio", "distribution", "ttl"])]
+    pub ycsb: Option<YcsbName>,
     /// Part of the requests that read. [default: 0.9]
     #[arg(long, value_name = "0..1", conflicts_with = "ratio")]
     pub reads: Option<f64>,
@@ -150,6 +158,36 @@ pub enum ProtocolName {
     RespCluster,
 }
 
+/// The core workloads of YCSB on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum YcsbName {
+    /// Half reads, half updates.
+    A,
+    /// 95 % reads, 5 % updates.
+    B,
+    /// Only reads.
+    C,
+    /// 95 % reads of the newest, 5 % inserts.
+    D,
+    /// Scans and inserts; refused.
+    E,
+    /// Half reads, half read-modify-writes.
+    F,
+}
+
+impl YcsbName {
+    fn preset(self) -> Preset {
+        match self {
+            YcsbName::A => Preset::A,
+            YcsbName::B => Preset::B,
+            YcsbName::C => Preset::C,
+            YcsbName::D => Preset::D,
+            YcsbName::E => Preset::E,
+            YcsbName::F => Preset::F,
+        }
+    }
+}
+
 /// Who may answer reads, on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReadFromName {
@@ -204,7 +242,7 @@ impl Cli {
         let trial = searches.then_some(TRIAL_DEFAULT);
         let length = shape.as_ref().and_then(Shape::length).or(trial);
         let defaults = Options::new(self.addr.clone(), mode);
-        let options = Options {
+        let mut options = Options {
             pacing: shape.map_or(Pacing::Closed, |shape| Pacing::Open { shape, arrivals }),
             connections: self.connections,
             threads: self.threads,
@@ -218,7 +256,10 @@ impl Cli {
             keys: self.keys,
             key_prefix: self.key_prefix.clone(),
             distribution: self.distribution,
-            value_size: self.value_size,
+            value_size: self.value_size.unwrap_or(match self.ycsb {
+                Some(_) => Preset::VALUE_SIZE,
+                None => defaults.value_size,
+            }),
             read_from: match self.read_from {
                 ReadFromName::Leader => ReadFrom::Leader,
                 ReadFromName::Replica => ReadFrom::Replica,
@@ -235,6 +276,9 @@ impl Cli {
             interval: self.interval,
             ..defaults
         };
+        if let Some(ycsb) = self.ycsb {
+            ycsb.preset().apply(&mut options)?;
+        }
         options.check()?;
         Ok(options)
     }
@@ -319,6 +363,15 @@ mod tests {
     }
 
     #[test]
+    fn presets_set_what_they_define_and_leave_the_rest() {
+        let options = parse("--ycsb d --keys 5k").expect("options");
+        assert_eq!((options.keys, options.read_share), (5000, 0.95));
+        assert_eq!(options.value_size, Preset::VALUE_SIZE);
+        let small = parse("--ycsb a -d 100").expect("options");
+        assert_eq!(small.value_size, ValueSize { min: 100, max: 100 });
+    }
+
+    #[test]
     fn mistakes_are_refused_with_the_name_of_the_flag() {
         for (flags, name) in [
             ("--duration 10sec", "--duration"),
@@ -329,6 +382,9 @@ mod tests {
             ("--shape steps:1k@1s --rate 1k", "--rate"),
             ("--interval 1ms", "interval"),
             ("--slo p99", "--slo"),
+            ("--ycsb e", "ycsb"),
+            ("--ycsb a --reads 0.5", "--reads"),
+            ("--ycsb g", "--ycsb"),
             ("--slo p99=1ms --shape steps:1k@1s", "--shape"),
             ("--trials 3", "--slo"),
             ("--keys 1.5", "--keys"),

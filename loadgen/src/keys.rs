@@ -22,6 +22,12 @@ pub enum Distribution {
         /// The exponent, above 0. YCSB uses 0.99.
         theta: f64,
     },
+    /// The newest key is the most popular one, of rank 1 in a zipf distribution, and so on to the
+    /// oldest: YCSB's *latest*. Keys are as old as their numbers are small.
+    Latest {
+        /// The exponent, above 0.
+        theta: f64,
+    },
     /// A part of the keys gets a larger part of the requests; uniform within both parts.
     Hot {
         /// Which part of the keys is hot, in (0, 1).
@@ -53,7 +59,13 @@ impl FromStr for Distribution {
             ("zipf", &[theta]) if theta > 0.0 && theta <= THETA_MAX => {
                 Ok(Distribution::Zipf { theta })
             }
-            ("zipf", &[_]) => Err(format!("theta must be above 0 and at most {THETA_MAX}")),
+            ("latest", []) => Ok(Distribution::Latest { theta: DEFAULT_THETA }),
+            ("latest", &[theta]) if theta > 0.0 && theta <= THETA_MAX => {
+                Ok(Distribution::Latest { theta })
+            }
+            ("zipf" | "latest", &[_]) => {
+                Err(format!("theta must be above 0 and at most {THETA_MAX}"))
+            }
             ("hot", &[fraction, share]) => {
                 if fraction <= 0.0 || fraction >= 1.0 {
                     Err("the hot part of the keys must lie between 0 and 1".into())
@@ -63,7 +75,9 @@ impl FromStr for Distribution {
                     Ok(Distribution::Hot { fraction, share })
                 }
             }
-            _ => Err(format!("`{text}` is none of uniform, zipf[:THETA], hot:FRACTION:SHARE")),
+            _ => Err(format!(
+                "`{text}` is none of uniform, zipf[:THETA], latest[:THETA], hot:FRACTION:SHARE"
+            )),
         }
     }
 }
@@ -73,6 +87,7 @@ impl std::fmt::Display for Distribution {
         match self {
             Distribution::Uniform => formatter.write_str("uniform"),
             Distribution::Zipf { theta } => write!(formatter, "zipf:{theta}"),
+            Distribution::Latest { theta } => write!(formatter, "latest:{theta}"),
             Distribution::Hot { fraction, share } => write!(formatter, "hot:{fraction}:{share}"),
         }
     }
@@ -90,6 +105,7 @@ pub struct KeyChooser {
 enum Ranks {
     Uniform,
     Zipf(Zipf),
+    Latest(Zipf),
     Hot { hot_keys: u64, share: f64 },
 }
 
@@ -103,6 +119,7 @@ impl KeyChooser {
         let ranks = match distribution {
             Distribution::Uniform => Ranks::Uniform,
             Distribution::Zipf { theta } => Ranks::Zipf(Zipf::new(keys, theta)),
+            Distribution::Latest { theta } => Ranks::Latest(Zipf::new(keys, theta)),
             Distribution::Hot { fraction, share } => {
                 let hot_keys = ((keys as f64 * fraction).round() as u64).clamp(1, keys);
                 Ranks::Hot { hot_keys, share }
@@ -118,6 +135,7 @@ impl KeyChooser {
             // Scattering a uniform draw would change nothing but its cost.
             Ranks::Uniform => random.below(self.keys),
             Ranks::Zipf(zipf) => self.scatter.apply(zipf.rank(random)),
+            Ranks::Latest(zipf) => self.keys - 1 - zipf.rank(random),
             Ranks::Hot { hot_keys, share } => {
                 let cold_keys = self.keys - hot_keys;
                 let rank = if cold_keys == 0 || random.unit() < *share {
@@ -137,7 +155,7 @@ impl KeyChooser {
 /// `x` whose nearest integer is the candidate. The few candidates for which the histogram bar
 /// lies outside the area under the curve are rejected.
 #[derive(Clone, Debug)]
-struct Zipf {
+pub(crate) struct Zipf {
     ranks: f64,
     theta: f64,
     area_low: f64,
@@ -147,7 +165,8 @@ struct Zipf {
 }
 
 impl Zipf {
-    fn new(ranks: u64, theta: f64) -> Zipf {
+    /// Ranks below this number, which is at least 1.
+    pub fn new(ranks: u64, theta: f64) -> Zipf {
         let ranks = ranks as f64;
         let area_low = area(1.5, theta) - 1.0;
         let area_high = area(ranks + 0.5, theta);
@@ -155,9 +174,15 @@ impl Zipf {
         Zipf { ranks, theta, area_low, area_high, accept_within }
     }
 
+    /// From now on there are more ranks.
+    pub fn grow(&mut self, ranks: u64) {
+        self.ranks = ranks as f64;
+        self.area_high = area(self.ranks + 0.5, self.theta);
+    }
+
     /// A rank from 0.
     #[inline]
-    fn rank(&self, random: &mut Random) -> u64 {
+    pub fn rank(&self, random: &mut Random) -> u64 {
         loop {
             let drawn = self.area_high + random.unit() * (self.area_low - self.area_high);
             let x = area_inverse(drawn, self.theta);
@@ -325,6 +350,7 @@ mod tests {
     fn distributions_are_parsed_and_mistakes_refused() {
         assert_eq!("uniform".parse(), Ok(Distribution::Uniform));
         assert_eq!("zipf".parse(), Ok(Distribution::Zipf { theta: 0.99 }));
+        assert_eq!("latest".parse(), Ok(Distribution::Latest { theta: 0.99 }));
         assert_eq!("zipf:1.2".parse(), Ok(Distribution::Zipf { theta: 1.2 }));
         let hot = Distribution::Hot { fraction: 0.1, share: 0.9 };
         assert_eq!("hot:0.1:0.9".parse(), Ok(hot));

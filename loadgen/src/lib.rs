@@ -16,7 +16,9 @@ mod cpu;
 mod goal;
 pub mod hdr_log;
 mod keys;
+mod newest;
 mod options;
+mod presets;
 mod random;
 mod record;
 mod report;
@@ -38,8 +40,9 @@ pub use goal::Goal;
 pub use keys::{DEFAULT_THETA, Distribution, KeyChooser, THETA_MAX};
 pub use options::{
     CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
-    ROWS_MAX, THREADS_MAX, TimeToLive,
+    ROWS_MAX, THREADS_MAX, TimeToLive, Writes,
 };
+pub use presets::Preset;
 pub use random::{Random, mix};
 pub use record::{Counts, Phase};
 pub use report::{Errors, Generator, Latency, Report, SecondSummary, Setting, StageSummary};

@@ -88,6 +88,29 @@ pub struct TimeToLive {
     pub seconds: u32,
 }
 
+/// What requests do that are no reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// They write a key that there is.
+    Update,
+    /// They write a key that there was not, numbered behind all others.
+    Insert,
+    /// They read a key, and write it when the reply has come: one operation, whose latency spans
+    /// both.
+    Modify,
+}
+
+impl Writes {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Writes::Update => "update",
+            Writes::Insert => "insert",
+            Writes::Modify => "read-modify-write",
+        }
+    }
+}
+
 /// What a run does.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -122,6 +145,8 @@ pub struct Options {
     pub value_size: ValueSize,
     /// Which part of the requests reads, in 0 to 1.
     pub read_share: f64,
+    /// What the others do.
+    pub writes: Writes,
     /// Who may answer reads. In cluster mode they are spread over all who may.
     pub read_from: ReadFrom,
     /// Which writes expire; without it none.
@@ -164,6 +189,7 @@ impl Options {
             distribution: Distribution::Uniform,
             value_size: ValueSize { min: 64, max: 64 },
             read_share: 0.9,
+            writes: Writes::Update,
             read_from: ReadFrom::Leader,
             time_to_live: None,
             prefill: false,

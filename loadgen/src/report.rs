@@ -90,6 +90,8 @@ pub struct Setting {
     pub value_size: String,
     /// Part of the requests that read.
     pub read_share: f64,
+    /// What the others do: "update", "insert" or "read-modify-write".
+    pub writes: &'static str,
     /// Seed.
     pub seed: u64,
 }
@@ -336,6 +338,7 @@ impl Report {
                 distribution: options.distribution.to_string(),
                 value_size: options.value_size.to_string(),
                 read_share: options.read_share,
+                writes: options.writes.name(),
                 seed: options.seed,
             },
             measured_s: 0.0,

@@ -6,8 +6,9 @@
 
 use client::Protocol;
 
-use crate::keys::KeyChooser;
-use crate::options::{KEY_DIGITS, Options};
+use crate::keys::{DEFAULT_THETA, Distribution, KeyChooser};
+use crate::newest::Newest;
+use crate::options::{KEY_DIGITS, Options, Writes};
 use crate::random::Random;
 use crate::values::Values;
 
@@ -20,12 +21,24 @@ pub enum Kind {
     Write,
     /// Writes a key that will expire.
     WriteExpiring,
+    /// Writes a key that there was not.
+    Insert,
+    /// Reads a key in order to write it.
+    Modify,
+    /// Writes what was read.
+    WriteBack,
 }
 
 impl Kind {
     /// Whether it changes nothing.
     pub fn is_read(self) -> bool {
-        self == Kind::Read
+        matches!(self, Kind::Read | Kind::Modify)
+    }
+
+    /// Whether something is left to do when it is done.
+    #[inline]
+    pub fn has_sequel(self) -> bool {
+        matches!(self, Kind::Insert | Kind::Modify)
     }
 }
 
@@ -37,6 +50,13 @@ pub struct Workload {
     reads_below: u128,
     /// Of the writes, draws below this expire.
     expiring_below: u128,
+    writes: Writes,
+    /// The keys of this thread, if it inserts.
+    newest: Option<Newest>,
+    /// Whether reads prefer them.
+    prefers_newest: bool,
+    theta: f64,
+    key_count: u64,
     values: Values,
     key_prefix: Vec<u8>,
     protocol: Protocol,
@@ -135,6 +155,14 @@ impl Workload {
             keys: KeyChooser::new(options.distribution, options.keys, options.seed),
             reads_below: threshold(options.read_share),
             expiring_below: threshold(ttl.map_or(0.0, |ttl| ttl.share)),
+            writes: options.writes,
+            newest: None,
+            prefers_newest: matches!(options.distribution, Distribution::Latest { .. }),
+            theta: match options.distribution {
+                Distribution::Latest { theta } => theta,
+                _ => DEFAULT_THETA,
+            },
+            key_count: options.keys,
             values: Values::new(options.value_size),
             key_prefix: prefix.to_vec(),
             protocol,
@@ -144,9 +172,19 @@ impl Workload {
         }
     }
 
+    /// As one of several threads draws it.
+    pub fn of_thread(mut self, index: u32, threads: u32) -> Workload {
+        self.newest = (self.writes == Writes::Insert)
+            .then(|| Newest::new(self.key_count, self.theta, index, threads));
+        self
+    }
+
     /// The next request: its key and what it does.
     #[inline]
-    pub fn draw(&self, random: &mut Random) -> (u64, Kind) {
+    pub fn draw(&mut self, random: &mut Random) -> (u64, Kind) {
+        if self.writes != Writes::Update {
+            return self.draw_with_sequels(random);
+        }
         let kind = if u128::from(random.bits()) < self.reads_below {
             Kind::Read
         } else if self.expiring_below > 0 && u128::from(random.bits()) < self.expiring_below {
@@ -157,12 +195,29 @@ impl Workload {
         (self.keys.next(random), kind)
     }
 
+    fn draw_with_sequels(&mut self, random: &mut Random) -> (u64, Kind) {
+        let is_read = u128::from(random.bits()) < self.reads_below;
+        match (&mut self.newest, is_read) {
+            (Some(newest), false) => (newest.insert(), Kind::Insert),
+            (Some(newest), true) if self.prefers_newest => (newest.draw(random), Kind::Read),
+            (_, true) => (self.keys.next(random), Kind::Read),
+            (None, false) => (self.keys.next(random), Kind::Modify),
+        }
+    }
+
+    /// The insert of a key has ended, one way or the other.
+    pub fn settle_insert(&mut self, key: u64) {
+        if let Some(newest) = &mut self.newest {
+            newest.settle(key);
+        }
+    }
+
     /// Appends the request. RESP ignores the opaque.
     #[inline]
     pub fn encode(&self, key: u64, kind: Kind, opaque: u32, out: &mut Vec<u8>) {
         let template = match kind {
-            Kind::Read => &self.read,
-            Kind::Write => &self.write,
+            Kind::Read | Kind::Modify => &self.read,
+            Kind::Write | Kind::Insert | Kind::WriteBack => &self.write,
             Kind::WriteExpiring => &self.write_expiring,
         };
         let start = out.len();
@@ -333,7 +388,7 @@ mod tests {
 
     #[test]
     fn shares_hold() {
-        let workload = Workload::new(&options(Mode::Resp));
+        let mut workload = Workload::new(&options(Mode::Resp));
         let mut random = Random::stream(1, 1);
         let mut counts = [0u32; 3];
         for _ in 0..100_000 {
@@ -349,7 +404,7 @@ mod tests {
     fn extreme_shares_are_exact() {
         for (read_share, kind) in [(1.0, Kind::Read), (0.0, Kind::Write)] {
             let options = Options { read_share, time_to_live: None, ..options(Mode::Resp) };
-            let workload = Workload::new(&options);
+            let mut workload = Workload::new(&options);
             let mut random = Random::stream(1, 1);
             assert!((0..10_000).all(|_| workload.draw(&mut random).1 == kind));
         }

@@ -29,7 +29,7 @@ impl Report {
         writeln!(
             out,
             ", {} connections, pipeline {}, {} thread(s)\n{} keys ({}), values of {} bytes, \
-             {:.0} % reads, {:.1} s measured\n",
+             {:.0} % reads{}, {:.1} s measured\n",
             setting.connections,
             setting.pipeline,
             setting.threads,
@@ -37,6 +37,11 @@ impl Report {
             setting.distribution,
             setting.value_size,
             setting.read_share * 100.0,
+            if setting.writes == "update" {
+                String::new()
+            } else {
+                format!(" and {}s", setting.writes)
+            },
             self.measured_s,
         )?;
         writeln!(out, "throughput {:>14.0} op/s\n", self.throughput)?;

@@ -56,7 +56,7 @@ impl Worker {
     }
 
     /// Gives an operation to its owner. False if it has to wait.
-    fn route(&mut self, flight: Flight, now_ns: u64) -> bool {
+    pub(super) fn route(&mut self, flight: Flight, now_ns: u64) -> bool {
         let slot = self.sink.workload.slot(flight.key);
         let Some(routes) = &mut self.routes else { return false };
         let is_read = matches!(flight.purpose, Purpose::Operation(kind) if kind.is_read());

@@ -114,6 +114,21 @@ impl Worker {
         }
     }
 
+    /// Sends the second halves of operations that have read. A connection that has just answered
+    /// the first half has room for the second.
+    #[inline]
+    pub(super) fn write_what_was_read(&mut self, index: usize, now_ns: u64) {
+        while let Some(flight) = self.sink.read_to_write.pop() {
+            if self.routes.is_some() {
+                self.route(flight, now_ns);
+                continue;
+            }
+            let Purpose::Operation(kind) = flight.purpose else { continue };
+            self.connections[index].push(flight, kind, &self.sink.workload, now_ns);
+            self.mark_dirty(index);
+        }
+    }
+
     /// Closed loop: a connection gets as many requests as it has room for, in one write.
     pub(super) fn refill(&mut self, index: usize, now_ns: u64) {
         while self.connections[index].has_room(self.pipeline) {

@@ -195,13 +195,14 @@ impl Worker {
         let cluster = options.mode == Mode::RespCluster;
         let sink = Sink {
             record: Recorder::new(empty_interval(&lines), late_from_ns(&options)),
-            workload: Workload::new(&options),
+            workload: Workload::new(&options).of_thread(share.index, share.threads),
             check: if options.verify { Check::Bytes } else { Check::Length },
             redirects: if cluster { Redirects::Follow } else { Redirects::Refuse },
             failures: Failures::Count,
             outstanding: 0,
             done: 0,
             redirected: Vec::new(),
+            read_to_write: Vec::new(),
             repeated: Vec::new(),
             map_reply: None,
             latest_refusal: None,
@@ -455,7 +456,10 @@ impl Worker {
             return;
         }
         match self.receive(index, closing) {
-            Ok(now_ns) => self.has_room(index, now_ns),
+            Ok(now_ns) => {
+                self.write_what_was_read(index, now_ns);
+                self.has_room(index, now_ns);
+            }
             Err(broken) => self.lost(index, &broken, now_ns),
         }
     }
@@ -549,6 +553,10 @@ impl Worker {
             self.sink.failed(flight, Failure::Malformed);
         }
         flights.into_iter().for_each(|flight| self.sink.lost(flight));
+        // Their writes were never sent.
+        while let Some(flight) = self.sink.read_to_write.pop() {
+            self.sink.failed(flight, Failure::Lost(client::Class::NotDone));
+        }
         self.want_map();
     }
 

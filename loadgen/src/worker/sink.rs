@@ -47,6 +47,8 @@ pub(super) struct Sink {
     pub done: u64,
     /// Operations that were redirected and must go on; at most those outstanding.
     pub redirected: Vec<(Flight, Redirect)>,
+    /// Operations that have read and are about to write; at most those outstanding.
+    pub read_to_write: Vec<Flight>,
     /// Keys to be loaded again; at most those outstanding.
     pub repeated: Vec<u64>,
     /// The latest reply to CLUSTER SLOTS.
@@ -112,9 +114,24 @@ impl Sink {
 
     #[inline]
     fn done(&mut self, flight: Flight, kind: Kind, hit: bool, now_ns: u64) {
+        if kind.has_sequel() && self.goes_on(flight, kind) {
+            return;
+        }
         self.outstanding -= 1;
         self.done += 1;
         self.record.done(kind, hit, flight.intended_ns, now_ns);
+    }
+
+    /// What comes after an operation of a kind that has a sequel. True if it is not over.
+    fn goes_on(&mut self, mut flight: Flight, kind: Kind) -> bool {
+        if kind == Kind::Modify {
+            flight.purpose = Purpose::Operation(Kind::WriteBack);
+            flight.redirects = 0;
+            self.read_to_write.push(flight);
+            return true;
+        }
+        self.workload.settle_insert(flight.key);
+        false
     }
 
     /// A request was in flight on a connection that is over.
@@ -126,8 +143,9 @@ impl Sink {
 
     /// An operation failed. Anything else is passed over.
     pub fn failed(&mut self, flight: Flight, failure: Failure<'_>) {
-        if !matches!(flight.purpose, Purpose::Operation(_)) {
-            return;
+        let Purpose::Operation(kind) = flight.purpose else { return };
+        if kind == Kind::Insert {
+            self.workload.settle_insert(flight.key);
         }
         self.outstanding -= 1;
         match self.failures {
