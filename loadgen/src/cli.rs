@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use client::{Address, ReadFrom};
 
 use crate::arrivals::Arrivals;
@@ -33,7 +33,11 @@ const TRIAL_DEFAULT: Duration = Duration::from_secs(3);
 /// it: its rate is a lower bound then.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "coracle-loadgen", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
+    /// What to do instead of a run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Servers; may be given several times. Connections are spread over them. With
     /// --protocol resp-cluster they are asked for the map of the cluster.
     #[arg(long, value_name = "HOST:PORT[,..]", required = true, value_delimiter = ',')]
@@ -139,12 +143,29 @@ pub struct Cli {
     /// Write the report as JSON, - for the standard output instead of the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the report as a page with plots that needs nothing but a browser.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Write an HdrHistogram interval log (V2, nanoseconds).
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
     /// Show no live line.
     #[arg(long, short = 'q')]
     pub quiet: bool,
+}
+
+/// What to do instead of a run.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Compares JSON reports: a table of their figures, each with its ratio to the first.
+    Compare {
+        /// Two or more reports, as --json writes them. Of a search its best trial counts.
+        #[arg(required = true, num_args = 2..)]
+        reports: Vec<PathBuf>,
+        /// Write the comparison as a page with plots.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
 }
 
 /// The protocols on the command line.
@@ -369,6 +390,19 @@ mod tests {
         assert_eq!(options.value_size, Preset::VALUE_SIZE);
         let small = parse("--ycsb a -d 100").expect("options");
         assert_eq!(small.value_size, ValueSize { min: 100, max: 100 });
+    }
+
+    #[test]
+    fn a_comparison_takes_two_reports_and_no_server() {
+        let parse = |flags: &str| {
+            let words = flags.split_whitespace();
+            Cli::try_parse_from(std::iter::once("coracle-loadgen").chain(words))
+        };
+        let cli = parse("compare a.json b.json --html c.html").expect("flags");
+        assert!(matches!(cli.command, Some(Command::Compare { reports, html: Some(_) })
+            if reports.len() == 2));
+        assert!(parse("compare a.json").is_err());
+        assert!(parse("--rate 1k").is_err(), "a run needs a server");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub mod hdr_log;
 mod keys;
 mod newest;
 mod options;
+mod page;
+mod plot;
 mod presets;
 mod random;
 mod record;
@@ -42,6 +44,7 @@ pub use options::{
     CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
     ROWS_MAX, THREADS_MAX, TimeToLive, Writes,
 };
+pub use page::{Named, compare, page};
 pub use presets::Preset;
 pub use random::{Random, mix};
 pub use record::{Counts, Phase};

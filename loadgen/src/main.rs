@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use hdrhistogram::serialization::V2DeflateSerializer;
 
-use loadgen::cli::Cli;
+use loadgen::cli::{Cli, Command};
 use loadgen::hdr_log::HdrLog;
-use loadgen::{BoundedBy, Report, SearchOptions, Second, Trial};
+use loadgen::{BoundedBy, Named, Report, SearchOptions, Second, Trial};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,6 +27,15 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(Command::Compare { reports, html }) = &cli.command {
+        return match compare(reports, html.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("coracle-loadgen: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let parsed = cli.options().and_then(|options| Ok((options, cli.search()?)));
     let (options, wanted) = match parsed {
         Ok(parsed) => parsed,
@@ -55,7 +65,8 @@ fn measure(cli: &Cli, mut options: loadgen::Options) -> Result<(), String> {
     watch_interrupt(stop)?;
     // Files are made first: a run of an hour must not end at a typing error in a path.
     let mut json = json_file(cli)?;
-    let mut hdr = cli.hdr.as_ref().map(create).transpose()?;
+    let mut html = cli.html.as_deref().map(create).transpose()?;
+    let mut hdr = cli.hdr.as_deref().map(create).transpose()?;
     let mut serializer = V2DeflateSerializer::new();
     let mut log = match &mut hdr {
         Some(file) => Some(HdrLog::begin(file, &mut serializer).map_err(|e| format!("hdr: {e}"))?),
@@ -80,8 +91,35 @@ fn measure(cli: &Cli, mut options: loadgen::Options) -> Result<(), String> {
     if let Some(file) = &mut hdr {
         file.flush().map_err(|error| format!("hdr: {error}"))?;
     }
+    write_page(html.as_mut(), &report)?;
     show(cli, &report, json.as_mut())?;
     log_error.map_or(Ok(()), Err)
+}
+
+/// Shows reports beside each other.
+fn compare(paths: &[PathBuf], html: Option<&Path>) -> Result<(), String> {
+    let mut reports = Vec::new();
+    for path in paths {
+        let wrong = |error: String| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        reports.push((name, Report::from_json(&text).map_err(wrong)?));
+    }
+    let named: Vec<Named<'_>> =
+        reports.iter().map(|(name, report)| Named { name, report }).collect();
+    print!("{}", loadgen::compare(&named));
+    match html {
+        Some(path) => write(&mut create(path)?, &loadgen::page(&named)),
+        None => Ok(()),
+    }
+}
+
+/// Writes the page of a report, if one is wanted.
+fn write_page(file: Option<&mut BufWriter<File>>, report: &Report) -> Result<(), String> {
+    match file {
+        Some(file) => write(file, &loadgen::page(&[Named { name: "run", report }])),
+        None => Ok(()),
+    }
 }
 
 /// Searches for the highest rate that meets the goals.
@@ -94,6 +132,7 @@ fn find(
     options.stop = Some(Arc::clone(&stop));
     watch_interrupt(stop)?;
     let mut json = json_file(cli)?;
+    let mut html = cli.html.as_deref().map(create).transpose()?;
     let mut progress = |trial: &Trial| {
         if !cli.quiet {
             eprintln!("{}", trial.line());
@@ -101,6 +140,9 @@ fn find(
     };
     let outcome =
         loadgen::search(&options, wanted, &mut progress).map_err(|error| error.to_string())?;
+    if let Some(best) = outcome.best() {
+        write_page(html.as_mut(), best)?;
+    }
     let to_json = || outcome.to_json().map_err(|error| format!("json: {error}"));
     match &mut json {
         Some(file) => write(file, &to_json()?)?,
@@ -130,10 +172,10 @@ fn json_file(cli: &Cli) -> Result<Option<BufWriter<File>>, String> {
 
 fn write(file: &mut BufWriter<File>, text: &str) -> Result<(), String> {
     let written = file.write_all(text.as_bytes()).and_then(|()| file.flush());
-    written.map_err(|error| format!("json: {error}"))
+    written.map_err(|error| format!("the report cannot be written: {error}"))
 }
 
-fn create(path: &std::path::PathBuf) -> Result<BufWriter<File>, String> {
+fn create(path: &Path) -> Result<BufWriter<File>, String> {
     let file = File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(BufWriter::new(file))
 }

@@ -7,7 +7,7 @@
 mod text;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::options::{Options, Pacing, ROWS_MAX};
 use crate::record::{Counts, Phase, histogram};
@@ -20,11 +20,13 @@ use crate::worker::Summary;
 const BUSY_SHARE: f64 = 0.9;
 /// Part of the sends that may be late.
 const LATE_SHARE: f64 = 0.01;
+/// Points of the latency curve for each further nine.
+const CURVE_POINTS_PER_DECADE: f64 = 20.0;
 /// Shortest measurement of which the CPU time is judged, in seconds.
 const MEASURED_S_MIN: f64 = 0.5;
 
 /// How latencies are distributed, in nanoseconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// Requests.
     pub count: u64,
@@ -64,14 +66,14 @@ impl Latency {
 }
 
 /// What was run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setting {
     /// The servers.
     pub addresses: Vec<String>,
     /// What they speak.
-    pub protocol: &'static str,
+    pub protocol: String,
     /// "closed" or "open".
-    pub pacing: &'static str,
+    pub pacing: String,
     /// Requests per second of an open loop, if they are the same all the time.
     pub rate: Option<f64>,
     /// How the rate of an open loop changes, as the flag says it.
@@ -91,13 +93,13 @@ pub struct Setting {
     /// Part of the requests that read.
     pub read_share: f64,
     /// What the others do: "update", "insert" or "read-modify-write".
-    pub writes: &'static str,
+    pub writes: String,
     /// Seed.
     pub seed: u64,
 }
 
 /// Requests that failed, by what is known about them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Errors {
     /// Did not happen.
     pub not_done: u64,
@@ -118,7 +120,7 @@ pub struct Errors {
 }
 
 /// What the generator itself did and cost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
     /// CPU time per request, in nanoseconds.
     pub cpu_ns_per_operation: f64,
@@ -147,7 +149,7 @@ pub struct Generator {
 }
 
 /// A thread of the generator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThreadUse {
     /// The part of a core that it used.
     pub cpu: f64,
@@ -166,10 +168,10 @@ impl ThreadUse {
 }
 
 /// One row over time.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecondSummary {
     /// "warm-up", "measured" or "drain".
-    pub phase: &'static str,
+    pub phase: String,
     /// When it began, in seconds from the start of the load.
     pub start_s: f64,
     /// When it ended.
@@ -193,7 +195,7 @@ pub struct SecondSummary {
 }
 
 /// One stage of an open loop whose rate changes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageSummary {
     /// When it began, in seconds from the start of the load.
     pub start_s: f64,
@@ -209,6 +211,25 @@ pub struct StageSummary {
     pub failed: u64,
 }
 
+/// A point of the latency curve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// A part of the requests, in 0 to 1.
+    pub part: f64,
+    /// What they did not exceed.
+    pub latency_ns: u64,
+}
+
+/// The latency curve, with points that are equally far from each other where each further nine
+/// takes the same room, up to the last part that is a whole request.
+fn curve(histogram: &Histogram<u64>) -> Vec<CurvePoint> {
+    let decades = (histogram.len().max(1) as f64).log10();
+    let points = (decades * CURVE_POINTS_PER_DECADE).floor() as u32;
+    let parts =
+        (0..=points).map(|point| 1.0 - 10f64.powf(-f64::from(point) / CURVE_POINTS_PER_DECADE));
+    parts.map(|part| CurvePoint { part, latency_ns: histogram.value_at_quantile(part) }).collect()
+}
+
 /// A stage as it fills.
 #[derive(Clone, Debug)]
 struct StageSum {
@@ -221,10 +242,10 @@ struct StageSum {
 }
 
 /// What a run found out.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The version of this program.
-    pub version: &'static str,
+    pub version: String,
     /// What was run.
     pub setting: Setting,
     /// Length of the measured part in seconds.
@@ -255,13 +276,15 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Row after row over time, each a second long unless the options say otherwise.
     pub seconds: Vec<SecondSummary>,
+    /// The latencies as a curve: which of them each part of the requests did not exceed.
+    pub curve: Vec<CurvePoint>,
     /// Each stage, if the rate of an open loop changes.
     pub stages: Vec<StageSummary>,
     /// Latencies of all measured reads, in nanoseconds.
-    #[serde(skip)]
+    #[serde(skip, default = "histogram")]
     pub read_histogram: Histogram<u64>,
     /// Latencies of all measured writes, in nanoseconds.
-    #[serde(skip)]
+    #[serde(skip, default = "histogram")]
     pub write_histogram: Histogram<u64>,
     #[serde(skip)]
     counts: Counts,
@@ -286,7 +309,8 @@ impl SecondSummary {
                 Phase::Warmup => "warm-up",
                 Phase::Measured => "measured",
                 Phase::Drain => "drain",
-            },
+            }
+            .into(),
             start_s: (second.start_ns - start_ns) as f64 / 1e9,
             end_s: (second.start_ns + second.length_ns - start_ns) as f64 / 1e9,
             offered: second.offered.filter(|_| length_s > 0.0).map(|due| due / length_s),
@@ -324,11 +348,11 @@ impl Report {
         let rate = shape.and_then(Shape::constant_rate);
         let changing = shape.filter(|shape| shape.constant_rate().is_none());
         Report {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").into(),
             setting: Setting {
                 addresses: options.addresses.iter().map(ToString::to_string).collect(),
-                protocol: options.mode.name(),
-                pacing,
+                protocol: options.mode.name().into(),
+                pacing: pacing.into(),
                 rate,
                 shape: changing.map(ToString::to_string),
                 connections: options.connections,
@@ -338,7 +362,7 @@ impl Report {
                 distribution: options.distribution.to_string(),
                 value_size: options.value_size.to_string(),
                 read_share: options.read_share,
-                writes: options.writes.name(),
+                writes: options.writes.name().into(),
                 seed: options.seed,
             },
             measured_s: 0.0,
@@ -355,6 +379,7 @@ impl Report {
             generator: Generator::default(),
             warnings: Vec::new(),
             seconds: Vec::new(),
+            curve: Vec::new(),
             stages: Vec::new(),
             read_histogram: histogram(),
             write_histogram: histogram(),
@@ -421,6 +446,7 @@ impl Report {
         let start_ns = self.start_ns.unwrap_or(0);
         self.stages = self.stage_sums.iter().map(|sum| StageSummary::of(sum, start_ns)).collect();
         self.all = Latency::of(&all);
+        self.curve = curve(&all);
         self.reads = Latency::of(&self.read_histogram);
         self.writes = Latency::of(&self.write_histogram);
         self.hit_ratio = (counts.reads > 0).then(|| counts.hits as f64 / counts.reads as f64);
@@ -539,6 +565,23 @@ impl Report {
         all.value_at_quantile(quantile)
     }
 
+    /// Reads a report back, or of a search that of the highest rate that met its goals. Its
+    /// histograms are empty.
+    ///
+    /// # Errors
+    /// Says why the text is no report.
+    pub fn from_json(text: &str) -> Result<Report, String> {
+        let mut value: serde_json::Value =
+            serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+        if let Some(trials) = value.get_mut("trials").and_then(serde_json::Value::as_array_mut) {
+            let rate = |trial: &serde_json::Value| trial["rate"].as_f64().unwrap_or(0.0);
+            let met = trials.iter_mut().filter(|trial| trial["verdict"] == "met");
+            let best = met.max_by(|left, right| rate(left).total_cmp(&rate(right)));
+            value = best.ok_or("a search that found no rate")?["report"].take();
+        }
+        serde_json::from_value(value).map_err(|error| format!("no report: {error}"))
+    }
+
     /// The report as JSON.
     ///
     /// # Errors
@@ -594,6 +637,36 @@ mod tests {
             assert_eq!(said, limited, "{:?}", report.warnings);
             assert_eq!(report.generator.threads.len(), 2);
         }
+    }
+
+    #[test]
+    fn a_report_can_be_read_back() {
+        let report = report(&[summary(1000, 0)], &second());
+        let json = report.to_json().expect("a text");
+        let read = Report::from_json(&json).expect("a report");
+        // Parsing may move the last bit of a fraction, so what is compared has none.
+        assert_eq!((&read.all, &read.seconds), (&report.all, &report.seconds));
+        assert_eq!((read.curve.len(), &read.warnings), (report.curve.len(), &report.warnings));
+        let search = format!(
+            "{{\"trials\": [{{\"rate\": 1, \"verdict\": \"met\", \"report\": {json}}}, \
+             {{\"rate\": 9, \"verdict\": \"missed\", \"report\": {{}}}}]}}"
+        );
+        assert_eq!(Report::from_json(&search).expect("a report").all, report.all);
+        for wrong in ["", "[]", "{}", "{\"trials\": []}"] {
+            assert!(Report::from_json(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_curve_ends_with_the_last_whole_request() {
+        let mut latencies = histogram();
+        (1..=1000).for_each(|latency_us| latencies.saturating_record(latency_us * 1000));
+        let curve = curve(&latencies);
+        assert_eq!((curve.len(), curve[0].part), (61, 0.0));
+        let [.., last] = curve[..] else { panic!("points") };
+        assert!((last.part - 0.999).abs() < 1e-9, "{last:?}");
+        assert!(curve.windows(2).all(|pair| pair[0].latency_ns <= pair[1].latency_ns));
+        assert!(last.latency_ns.abs_diff(999_000) < 1000, "{last:?}");
     }
 
     #[test]
