@@ -323,6 +323,14 @@ pub enum Finding {
         /// The digest of the majority.
         agreed: u64,
     },
+    /// The end of its log is gone, which it had said was durable.
+    #[error("its log ends at index {last}, and it has acknowledged index {acknowledged}")]
+    Forgotten {
+        /// The last index of its log.
+        last: Index,
+        /// What a leader knows it had, at least.
+        acknowledged: Index,
+    },
 }
 
 /// A difference between replicas at one applied index.

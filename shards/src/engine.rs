@@ -427,14 +427,7 @@ impl Core {
         for message in Messages::new(bytes) {
             let Ok(message) = message else { return };
             match message {
-                Message::Raft(shard, raft) => {
-                    if let Some(raft) = frames::decode_raft(raft)
-                        && let Some(replica) = self.replica_mut(shard)
-                        && replica.receive(from.node, raft)
-                    {
-                        self.mark_dirty(shard);
-                    }
-                }
+                Message::Raft(shard, raft) => self.take_raft(now, from.node, shard, raft, outputs),
                 Message::Requests(header, items) if siblings::is_for_replica(header.batch) => {
                     self.reads_asked += 1;
                     self.take_sibling_reads(now, from, header, items, outputs);

@@ -5,7 +5,7 @@
 //! rate has allowed since the last, so that nobody waits long behind one. A core that has nothing
 //! else to do asks for turns of its own, unless everything was looked at within a tick.
 
-use super::frames::{Message, Wish};
+use super::frames::{self, Message, Wish};
 use super::recover::ASTRAY_TICKS;
 use super::{Core, Home, Member};
 use crate::contract::{CareCounts, Event, Finding, Lane, Now, Outputs};
@@ -105,6 +105,28 @@ impl Core {
                 self.mark_dirty(shard);
                 Some(0)
             }
+        }
+    }
+
+    /// Takes a Raft message; one that shows that the replica has forgotten something ends its
+    /// service.
+    pub(super) fn take_raft(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        shard: ShardId,
+        message: &[u8],
+        outputs: &mut Outputs,
+    ) {
+        let Some(message) = frames::decode_raft(message) else { return };
+        let Some(replica) = self.replica_mut(shard) else { return };
+        if let Some(finding) = replica.what_is_forgotten(from, &message) {
+            self.with_replica(shard, outputs, |replica, courier| {
+                replica.quarantine(now.monotonic, finding, courier)
+            });
+            self.mark_dirty(shard);
+        } else if replica.receive(from, message) {
+            self.mark_dirty(shard);
         }
     }
 

@@ -478,7 +478,7 @@ impl Replica {
     /// Takes a Raft message from `from`'s node. Anything raft-rs would panic at, or that only a
     /// local caller may say, is refused: the answer is whether it was fit to be stepped.
     pub fn receive(&mut self, from: NodeId, message: Message) -> bool {
-        if self.stopped.is_some() || !self.is_fit(from, &message) {
+        if self.stopped.is_some() || self.has_forgotten() || !self.is_fit(from, &message) {
             return false;
         }
         if let Some(rank) = self.rank_of(message.from) {
@@ -537,7 +537,7 @@ impl Replica {
         let is_ours = message.to == self.me.0
             && ReplicaId(message.from).node() == from
             && message.msg_type() == MessageType::MsgSnapshot;
-        if self.stopped.is_some() || !is_ours {
+        if self.stopped.is_some() || self.has_forgotten() || !is_ours {
             return false;
         }
         let index = Index(message.get_snapshot().get_metadata().index);
@@ -584,7 +584,9 @@ impl Replica {
         let muted = usize::from(self.muted_ticks > 0);
         let ticks = self.election_timeout_ticks(is_draining) + muted;
         self.raw.raft.set_randomized_election_timeout(ticks);
-        self.raw.tick();
+        if !self.has_forgotten() {
+            self.raw.tick();
+        }
         self.tick_mute();
         if self.is_alone() && self.raw.raft.state == StateRole::Follower {
             // Nobody else can lead, and nobody's lease rests on this replica.

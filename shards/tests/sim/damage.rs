@@ -156,6 +156,68 @@ fn a_damaged_leader_hands_over_and_is_rebuilt() {
     }
 }
 
+/// Its disk had said that the entry was durable. The leader that counts on it stays in office.
+#[test]
+fn a_follower_that_has_forgotten_what_it_acknowledged_is_rebuilt() {
+    let mut met = 0;
+    for variant in 0..8 {
+        let options = Options { durability: Durability::Fsync, ..quiet() };
+        let mut stage = Stage::settled(options).expect("no violation");
+        stage.pass(variant * 11 * MILLI).expect("no violation");
+        stage.ask_anew(1, set("value", None));
+        stage.pass(20 * MILLI).expect("no violation");
+        let id = stage.world.seat(at(2)).and_then(|seat| seat.core.replica_id(SHARD));
+        stage.world.crash(NodeId(2), Loss::Memory);
+        let disk = &mut stage.world.process_mut(NodeId(2)).disk;
+        disk.log(at(2).core).expect("a log").forget_last();
+        stage.world.boot(NodeId(2));
+        stage.world.checkers.damaged.insert((SHARD, at(2)));
+        stage.ask_anew(1, set("another value", None));
+        stage.is_whole_again().expect("the shard is whole");
+        met += stage.world.checkers.quarantined;
+        let now = stage.world.seat(at(2)).and_then(|seat| seat.core.replica_id(SHARD));
+        assert_eq!(now != id, stage.world.checkers.given_up == 1);
+        stage.read_everywhere().expect("no violation");
+        stage.judge().expect("no violation");
+    }
+    assert!(met > 0, "what was lost was never acknowledged");
+}
+
+/// The third member never had the entry, and the one that forgot it must not make it the leader.
+#[test]
+fn a_follower_that_has_forgotten_something_elects_nobody() {
+    let mut met = 0;
+    for variant in 0..8 {
+        let options = Options { durability: Durability::Fsync, ..quiet() };
+        let mut stage = Stage::settled(options).expect("no violation");
+        stage.pass(variant * 11 * MILLI).expect("no violation");
+        stage.block(&[1], &[3]);
+        stage.block(&[3], &[1]);
+        stage.ask_anew(1, set("value", None));
+        stage.pass(20 * MILLI).expect("no violation");
+        stage.world.crash(NodeId(2), Loss::Memory);
+        let disk = &mut stage.world.process_mut(NodeId(2)).disk;
+        disk.log(at(2).core).expect("a log").forget_last();
+        stage.world.boot(NodeId(2));
+        stage.world.checkers.damaged.insert((SHARD, at(2)));
+        let is_found = |stage: &Stage| stage.health(2) == Some(Health::Quarantined);
+        let is_found = stage.pass_until(200 * MILLI, is_found).expect("no violation");
+        if is_found {
+            stage.world.crash(NodeId(1), Loss::Memory);
+            stage.pass(3 * SECOND).expect("no violation");
+            assert!(!stage.leads(2) && !stage.leads(3), "variant {variant}");
+            stage.world.boot(NodeId(1));
+            met += 1;
+        }
+        stage.unblock(&[1], &[3]);
+        stage.unblock(&[3], &[1]);
+        stage.is_whole_again().expect("the shard is whole");
+        stage.read_everywhere().expect("no violation");
+        stage.judge().expect("no violation");
+    }
+    assert!(met > 0, "what was lost was never acknowledged");
+}
+
 #[test]
 fn a_follower_that_differs_from_a_majority_is_rebuilt() {
     let mut stage = Stage::settled(compared()).expect("no violation");

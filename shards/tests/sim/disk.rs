@@ -175,6 +175,13 @@ impl Log {
         }
     }
 
+    /// Loses the last completed write without a trace, as a disk does that has lied about it.
+    pub fn forget_last(&mut self) {
+        if let Some((segment, offset)) = self.last {
+            self.bytes(segment)[offset as usize..].fill(0);
+        }
+    }
+
     /// Damages something that was durable; says what, or nothing if there is nothing to damage.
     pub fn damage(&mut self, random: &mut Random) -> Option<String> {
         let (last_segment, last_offset) = self.last?;

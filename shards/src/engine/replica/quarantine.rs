@@ -10,6 +10,13 @@
 //! So no acknowledged write ever depends on a replica that forgets it, and of one shard's replicas
 //! one is rebuilt at a time: who is removed is decided by entries of the log.
 //!
+//! One whose log has lost its end is worse: it has forgotten what it acknowledged, and perhaps for
+//! whom it voted. No disk that keeps its word does that, but there are others. It shows when a
+//! leader in whose term it acknowledged an entry tells it that this is committed. From then on it
+//! takes no part in elections, so that the entries it forgot stay with those who have them, and is
+//! replaced like the others. (raft-rs would leave it alone for as long as that leader is in office:
+//! a rejection of what was acknowledged looks like an old message.)
+//!
 //! If nobody is left who is sound, it goes on serving: a shard that stands still helps nobody.
 //!
 //! A replica that has campaigned may be in a later term than the leader that removed it, and others
@@ -25,7 +32,7 @@
 //! A member it does not know was removed, and ids never return.
 
 use raft::ProgressState;
-use raft::eraftpb::ConfChangeType;
+use raft::eraftpb::{ConfChangeType, Message, MessageType};
 
 use super::{Courier, Replica};
 use crate::command::{Operation, SetCondition};
@@ -61,16 +68,38 @@ pub(super) struct Quarantine {
 impl Replica {
     /// Takes it out of service. Says whether that is news.
     pub fn quarantine(&mut self, now: Nanos, finding: Finding, courier: &mut Courier<'_>) -> bool {
-        if self.quarantine.found.is_some() || self.stopped.is_some() {
+        let is_worse = matches!(finding, Finding::Forgotten { .. }) && !self.has_forgotten();
+        if self.stopped.is_some() || self.quarantine.found.is_some() && !is_worse {
             return false;
         }
-        self.quarantine.found = Some((finding, now));
+        let found_at = self.quarantined_at().unwrap_or(now);
+        self.quarantine.found = Some((finding, found_at));
         courier.care.quarantined += 1;
         courier.event(Event::Quarantined(self.shard, finding));
         self.abandon_follower_reads(courier);
         // Whoever receives it would find at its end that it does not add up.
         self.store.abandon_snapshot();
         true
+    }
+
+    /// What a heartbeat shows to be missing here. Its sender counts on all of this replica's log up
+    /// to the commit index in it, by this replica's own word. No former leader can say so of
+    /// entries that another has overwritten: its term has passed.
+    pub fn what_is_forgotten(&self, from: NodeId, message: &Message) -> Option<Finding> {
+        let last = self.log.last();
+        let is_counted_on = message.msg_type() == MessageType::MsgHeartbeat
+            && message.to == self.me.0
+            && ReplicaId(message.from).node() == from
+            && message.term >= self.raw.raft.term
+            && message.commit > last.0;
+        let is_news = !self.has_forgotten() && self.stopped.is_none();
+        let acknowledged = Index(message.commit);
+        (is_counted_on && is_news).then_some(Finding::Forgotten { last, acknowledged })
+    }
+
+    /// Whether its word is worth nothing any more.
+    pub(super) fn has_forgotten(&self) -> bool {
+        matches!(self.quarantine.found, Some((Finding::Forgotten { .. }, _)))
     }
 
     /// Damages the store.
