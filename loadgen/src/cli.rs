@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use client::{Address, ReadFrom};
 
 use crate::arrivals::Arrivals;
+use crate::events::{KillPlan, MarkPlan, Plan};
 use crate::goal::Goal;
 use crate::keys::Distribution;
 use crate::options::{Mode, Options, Pacing, TimeToLive};
@@ -140,6 +141,18 @@ pub struct Cli {
     /// How close the rate found is to one that misses a goal, as a part of it.
     #[arg(long, value_name = "0..1", default_value_t = 0.05, requires = "slo")]
     pub precision: f64,
+    /// Kill a process (SIGKILL) at a time from the start of the measured part, and tell shards
+    /// apart (--shards). May be given several times.
+    #[arg(long, value_name = "TIME:PID", conflicts_with = "slo")]
+    pub kill_at: Vec<KillPlan>,
+    /// Run a shell command at a time, as --kill-at does with a process; its output goes to the
+    /// standard error. May be given several times.
+    #[arg(long, value_name = "TIME:COMMAND", conflicts_with = "slo")]
+    pub mark_at: Vec<MarkPlan>,
+    /// Tell requests apart by shard (with --protocol resp-cluster): throughput over time, and when
+    /// each shard served nobody. It costs a little per request.
+    #[arg(long)]
+    pub shards: bool,
     /// Write the report as JSON, - for the standard output instead of the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -295,6 +308,8 @@ impl Cli {
             seed: self.seed,
             timeout: self.timeout,
             interval: self.interval,
+            events: self.events(),
+            track_shards: self.shards || !self.events().is_empty(),
             ..defaults
         };
         if let Some(ycsb) = self.ycsb {
@@ -302,6 +317,12 @@ impl Cli {
         }
         options.check()?;
         Ok(options)
+    }
+
+    /// What is to happen during the run.
+    fn events(&self) -> Vec<Plan> {
+        let kills = self.kill_at.iter().map(|plan| plan.0.clone());
+        kills.chain(self.mark_at.iter().map(|plan| plan.0.clone())).collect()
     }
 
     /// The search that is asked for, if one is.
@@ -416,6 +437,8 @@ mod tests {
             ("--shape steps:1k@1s --rate 1k", "--rate"),
             ("--interval 1ms", "interval"),
             ("--slo p99", "--slo"),
+            ("--kill-at 5s:1", "--kill-at"),
+            ("--mark-at 5s", "--mark-at"),
             ("--ycsb e", "ycsb"),
             ("--ycsb a --reads 0.5", "--reads"),
             ("--ycsb g", "--ycsb"),

@@ -45,6 +45,8 @@ pub struct Flight {
     pub purpose: Purpose,
     /// How often it was redirected.
     pub redirects: u8,
+    /// The slot of its key, as soon as it has been routed in a cluster.
+    pub slot: u16,
 }
 
 /// How a connection stands.
@@ -201,7 +203,8 @@ impl Connection {
     /// Takes an encoded request for a purpose of the generator's own.
     pub fn push_encoded(&mut self, request: &[u8], purpose: Purpose, now_ns: u64) {
         self.output.extend_from_slice(request);
-        self.track(Flight { intended_ns: now_ns, key: 0, purpose, redirects: 0 }, now_ns);
+        let flight = Flight { intended_ns: now_ns, key: 0, purpose, redirects: 0, slot: 0 };
+        self.track(flight, now_ns);
     }
 
     #[inline]

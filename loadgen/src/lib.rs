@@ -13,6 +13,7 @@ mod arrivals;
 pub mod cli;
 mod connection;
 mod cpu;
+mod events;
 mod goal;
 pub mod hdr_log;
 mod keys;
@@ -28,6 +29,7 @@ mod run;
 mod search;
 mod second;
 mod shape;
+mod shards;
 mod timer;
 #[cfg(test)]
 mod truth;
@@ -38,6 +40,7 @@ mod workload;
 
 pub use arrivals::Arrivals;
 pub use client::Address;
+pub use events::{Action, Event, Plan};
 pub use goal::Goal;
 pub use keys::{DEFAULT_THETA, Distribution, KeyChooser, THETA_MAX};
 pub use options::{
@@ -53,4 +56,5 @@ pub use run::{Error, run};
 pub use search::{BoundedBy, Outcome, SearchOptions, Trial, Verdict, search};
 pub use second::Second;
 pub use shape::{Shape, Stage};
+pub use shards::{ShardSummary, UNAVAILABLE_NS_MIN, Window};
 pub use values::ValueSize;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use client::{Address, Protocol, ReadFrom};
 
 use crate::arrivals::Arrivals;
+use crate::events::{EVENTS_MAX, Plan};
 use crate::keys::Distribution;
 use crate::shape::Shape;
 use crate::values::ValueSize;
@@ -165,6 +166,10 @@ pub struct Options {
     /// How much after its time a send of an open loop is late, if nothing but the generator
     /// itself held it up.
     pub late_after: Duration,
+    /// What happens during the run besides the load.
+    pub events: Vec<Plan>,
+    /// Whether requests are told apart by shard, in cluster mode: it costs a little per request.
+    pub track_shards: bool,
     /// Ends the run early when it becomes true; what has been measured is reported.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -198,6 +203,8 @@ impl Options {
             timeout: Duration::from_secs(5),
             interval: Duration::from_secs(1),
             late_after: LATE_AFTER_DEFAULT,
+            events: Vec::new(),
+            track_shards: false,
             stop: None,
         }
     }
@@ -241,6 +248,7 @@ impl Options {
         wrong(self.requests == Some(0), "requests: at least 1")?;
         wrong(self.timeout < Duration::from_millis(10), "timeout: at least 10ms")?;
         wrong(self.interval < INTERVAL_MIN, "interval: at least 10ms")?;
+        wrong(self.events.len() > EVENTS_MAX, "events: at most 64")?;
         let whole = self.warmup.saturating_add(self.duration.unwrap_or_default());
         let rows = whole.as_nanos() / self.interval.as_nanos().max(1);
         wrong(rows > ROWS_MAX as u128, "interval: more than 86400 rows")?;

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use crate::plot::{Axis, Chart, Line, escape, short};
 use crate::report::{Report, SecondSummary};
+use crate::shards::{ShardSummary, Window};
 
 /// A report and what it is called.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,8 @@ pub fn page(reports: &[Named<'_>]) -> String {
     }
     for Named { name, report } in reports {
         stages(&mut out, name, report);
+        events(&mut out, name, report);
+        shards(&mut out, name, report);
     }
     out.push_str("</body>\n</html>\n");
     out
@@ -201,7 +204,7 @@ fn throughput(reports: &[Named<'_>]) -> Chart {
         x: Axis::Linear,
         y: Axis::Linear,
         lines,
-        marks: Vec::new(),
+        marks: marks(reports),
     }
 }
 
@@ -227,7 +230,7 @@ fn latency(reports: &[Named<'_>]) -> Chart {
         x: Axis::Linear,
         y: Axis::Logarithmic,
         lines,
-        marks: Vec::new(),
+        marks: marks(reports),
     }
 }
 
@@ -256,4 +259,83 @@ fn stages(out: &mut String, name: &str, report: &Report) {
         );
     }
     out.push_str("</table>\n");
+}
+
+/// What happened, where it is clear in which run.
+fn marks(reports: &[Named<'_>]) -> Vec<(f64, String)> {
+    match reports {
+        [Named { report, .. }] => {
+            report.events.iter().map(|event| (event.at_s, event.what.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn events(out: &mut String, name: &str, report: &Report) {
+    if report.events.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "<h2>Events of {}</h2>\n<table>", escape(name));
+    row(out, "th", &["time", "event", "outcome"].map(str::to_owned));
+    for event in &report.events {
+        let at = format!("{:.3} s", event.at_s);
+        row(out, "td", &[at, event.what.clone(), event.outcome.clone()]);
+    }
+    out.push_str("</table>\n");
+}
+
+fn shards(out: &mut String, name: &str, report: &Report) {
+    if report.shards.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "<h2>Shards of {}</h2>", escape(name));
+    out.push_str(&shard_chart(report).svg());
+    out.push_str("<table>\n");
+    let titles = ["slots", "requests", "p50 ms", "p99 ms", "max ms", "errors", "unavailable"];
+    row(out, "th", &titles.map(str::to_owned));
+    for shard in &report.shards {
+        let window = |window: &Window| {
+            let length = window.end_s - window.start_s;
+            let rest = if window.recovered { "" } else { ", to the end" };
+            format!("{length:.3} s from {:.3} s{rest}", window.start_s)
+        };
+        let windows: Vec<String> = shard.unavailable.iter().map(window).collect();
+        row(
+            out,
+            "td",
+            &[
+                format!("{}–{}", shard.slots.0, shard.slots.1),
+                shard.latency.count.to_string(),
+                short(ms(shard.latency.p50_ns)),
+                short(ms(shard.latency.p99_ns)),
+                short(ms(shard.latency.max_ns)),
+                shard.failed.to_string(),
+                windows.join("; "),
+            ],
+        );
+    }
+    out.push_str("</table>\n");
+}
+
+/// Throughput of each shard over time.
+fn shard_chart(report: &Report) -> Chart {
+    let line = |shard: &ShardSummary| {
+        let rows = report.seconds.iter().zip(&shard.done).filter(|(row, _)| row.phase != "drain");
+        let point = |(row, done): (&SecondSummary, &u32)| {
+            let length_s = (row.end_s - row.start_s).max(1e-9);
+            ((row.start_s + row.end_s) / 2.0, f64::from(*done) / length_s)
+        };
+        Line {
+            name: format!("slots {}–{}", shard.slots.0, shard.slots.1),
+            points: rows.map(point).collect(),
+        }
+    };
+    Chart {
+        title: "Throughput of each shard over time (op/s)".into(),
+        x_name: "seconds from the start of the load",
+        x: Axis::Linear,
+        y: Axis::Linear,
+        lines: report.shards.iter().map(line).collect(),
+        marks: report.events.iter().map(|event| (event.at_s, event.what.clone())).collect(),
+    }
 }

@@ -9,10 +9,12 @@ mod text;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::events::Event;
 use crate::options::{Options, Pacing, ROWS_MAX};
 use crate::record::{Counts, Phase, histogram};
 use crate::second::{Second, add, milliseconds, per_second};
 use crate::shape::Shape;
+use crate::shards::ShardSummary;
 use crate::worker::Summary;
 
 /// Part of a core's time above which a thread of the generator is the bottleneck.
@@ -49,7 +51,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Latency {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Latency {
         let at = |quantile| histogram.value_at_quantile(quantile);
         Latency {
             count: histogram.len(),
@@ -280,6 +282,10 @@ pub struct Report {
     pub curve: Vec<CurvePoint>,
     /// Each stage, if the rate of an open loop changes.
     pub stages: Vec<StageSummary>,
+    /// What happened besides the load.
+    pub events: Vec<Event>,
+    /// Each shard, where they are told apart.
+    pub shards: Vec<ShardSummary>,
     /// Latencies of all measured reads, in nanoseconds.
     #[serde(skip, default = "histogram")]
     pub read_histogram: Histogram<u64>,
@@ -381,6 +387,8 @@ impl Report {
             seconds: Vec::new(),
             curve: Vec::new(),
             stages: Vec::new(),
+            events: Vec::new(),
+            shards: Vec::new(),
             read_histogram: histogram(),
             write_histogram: histogram(),
             counts: Counts::default(),

@@ -9,15 +9,18 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use client::{Address, Client, ClusterMap, Protocol, Routing, fetch_map};
 
+use crate::events::{Event, happen};
 use crate::options::{Mode, Options, Pacing};
 use crate::record::{Interval, Phase};
 use crate::report::Report;
 use crate::second::Second;
 use crate::shape::Profile;
+use crate::shards::{Shards, summarize};
 use crate::worker::{Clock, Lines, Message, Share, Summary, Times, Worker};
 
 /// How long the servers may take to show that they are there.
@@ -96,12 +99,36 @@ pub fn run(options: Options, progress: &mut dyn FnMut(&Second)) -> Result<Report
         threads.push(thread.map_err(Error::System)?);
     }
     drop(sender);
+    let happening = happening(&options, clock, &times, &aborted)?;
     let collected = Collector::new(&options, &receiver, returns).collect(clock, &times, progress);
     aborted.store(true, Ordering::Relaxed);
     // Every thread is joined, so none outlives the run.
     let panics = threads.into_iter().filter_map(|thread| thread.join().err()).count();
-    let report = collected?;
+    let events = happening.map(JoinHandle::join).transpose().map_err(|_| Error::Worker)?;
+    let mut report = collected?;
+    report.events = events.unwrap_or_default();
     if panics > 0 { Err(Error::Worker) } else { Ok(report) }
+}
+
+/// The thread that does what is to happen during the run, if anything is.
+fn happening(
+    options: &Arc<Options>,
+    clock: Clock,
+    times: &Arc<OnceLock<Times>>,
+    ended: &Arc<AtomicBool>,
+) -> Result<Option<JoinHandle<Vec<Event>>>, Error> {
+    if options.events.is_empty() {
+        return Ok(None);
+    }
+    let (plans, times, ended) = (options.events.clone(), Arc::clone(times), Arc::clone(ended));
+    let body = move || {
+        while times.get().is_none() && !ended.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        times.get().map_or(Vec::new(), |times| happen(plans, clock, *times, &ended))
+    };
+    let thread = std::thread::Builder::new().name("events".into()).spawn(body);
+    thread.map(Some).map_err(Error::System)
 }
 
 /// Sees whether the servers are there and speak the protocol, and fetches the cluster map.
@@ -217,6 +244,8 @@ struct Collector<'a> {
     returns: Vec<Sender<Box<Interval>>>,
     summaries: Vec<Option<Summary>>,
     report: Report,
+    /// What each thread knows about shards, if they are told apart.
+    shards: Vec<Shards>,
     /// What is due when, as soon as the run has started, if its loop is open.
     profile: Option<Profile>,
 }
@@ -236,6 +265,7 @@ impl<'a> Collector<'a> {
             returns,
             summaries: vec![None; threads],
             report: Report::new(options),
+            shards: Vec::new(),
             profile: None,
         }
     }
@@ -265,7 +295,8 @@ impl<'a> Collector<'a> {
                     }
                     self.emit(progress);
                 }
-                Ok(Message::Finished(summary)) => {
+                Ok(Message::Finished(summary, shards)) => {
+                    self.shards.extend(shards);
                     if let Some(slot) = self.summaries.get_mut(summary.index as usize) {
                         *slot = Some(summary);
                     }
@@ -278,6 +309,8 @@ impl<'a> Collector<'a> {
         }
         let summaries: Vec<Summary> = self.summaries.into_iter().flatten().collect();
         self.report.finish(&summaries);
+        let start_ns = times.get().map_or(0, |times| times.start_ns);
+        self.report.shards = summarize(&self.shards, start_ns);
         Ok(self.report)
     }
 

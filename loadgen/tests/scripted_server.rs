@@ -18,7 +18,7 @@ use loadgen::{
 };
 use proto::memcached::{Command, Limits, ParsedRequest, Status, parse_request};
 
-use servers::{Act, Server, Store, bulk, is, is_probe, measure, options, settled};
+use servers::{Act, Cluster, Server, Store, bulk, is, is_probe, measure, options, settled};
 
 /// How many measured requests took at least this long.
 fn at_least(report: &Report, latency: Duration) -> u64 {
@@ -352,69 +352,6 @@ fn what_cannot_be_run_is_refused_before_it_starts() {
     }
     let locked = Server::new(|_| Act::Say(b"-NOAUTH Authentication required.\r\n".to_vec()));
     assert!(matches!(error(options(&locked, Mode::Resp)), Error::Protocol(_)));
-}
-
-/// Two servers, each of which leads the slots that `leads_first` says and redirects the rest.
-struct Cluster {
-    servers: Vec<Server>,
-    stores: Vec<Arc<Store>>,
-    /// Slots below this belong to the first server.
-    border: Arc<AtomicU64>,
-}
-
-impl Cluster {
-    fn new(border: u64, map_border: Option<u64>) -> Cluster {
-        let listeners: Vec<TcpListener> =
-            (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let addresses: Vec<Address> = listeners
-            .iter()
-            .map(|listener| Address::from(listener.local_addr().expect("an address")))
-            .collect();
-        let border = Arc::new(AtomicU64::new(border));
-        let stores: Vec<Arc<Store>> = (0..2).map(|_| Arc::default()).collect();
-        let mut servers = Vec::new();
-        for (index, listener) in listeners.into_iter().enumerate() {
-            let (border, addresses) = (Arc::clone(&border), addresses.clone());
-            let store = Arc::clone(&stores[index]);
-            let script = move |arguments: &[Vec<u8>]| {
-                let now = border.load(Ordering::Relaxed);
-                if is(arguments, "CLUSTER") {
-                    return Act::Say(slots(&addresses, map_border.unwrap_or(now)));
-                }
-                let slot = u64::from(proto::slot::slot_of(&arguments[1]));
-                let owner = usize::from(slot >= now);
-                if owner == index {
-                    return Act::Say(store.reply(arguments));
-                }
-                Act::Say(format!("-MOVED {slot} {}\r\n", addresses[owner]).into_bytes())
-            };
-            servers.push(Server::on(listener, Arc::new(script)));
-        }
-        Cluster { servers, stores, border }
-    }
-
-    fn seen(&self) -> [u64; 2] {
-        [0, 1].map(|index| {
-            let store = &self.stores[index];
-            store.gets.load(Ordering::Relaxed) + store.sets.load(Ordering::Relaxed)
-        })
-    }
-}
-
-fn slots(addresses: &[Address], border: u64) -> Vec<u8> {
-    let ranges = [(0, border), (border, 16_384)];
-    let ranges = ranges.iter().zip(addresses).filter(|((first, end), _)| first < end);
-    let texts: Vec<String> = ranges
-        .map(|((first, end), address)| {
-            let (host, port) = (&address.host, address.port);
-            format!(
-                "*3\r\n:{first}\r\n:{}\r\n*2\r\n${}\r\n{host}\r\n:{port}\r\n",
-                end - 1,
-                host.len()
-            )
-        })
-        .collect();
-    format!("*{}\r\n{}", texts.len(), texts.concat()).into_bytes()
 }
 
 #[test]

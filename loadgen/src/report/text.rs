@@ -58,6 +58,7 @@ impl Report {
             }
         }
         self.render_stages(out)?;
+        self.render_events(out)?;
         self.render_rest(out)
     }
 
@@ -130,6 +131,36 @@ impl Report {
                 ms(stage.latency.max_ns),
                 stage.failed,
             )?;
+        }
+        Ok(())
+    }
+
+    fn render_events(&self, out: &mut String) -> std::fmt::Result {
+        for event in &self.events {
+            writeln!(out, "\nevent      {:.3} s: {} ({})", event.at_s, event.what, event.outcome)?;
+        }
+        if self.shards.is_empty() {
+            return Ok(());
+        }
+        let down = self.shards.iter().filter(|shard| !shard.unavailable.is_empty());
+        writeln!(
+            out,
+            "\nshards     {} of {} were unavailable for 100 ms or more",
+            down.clone().count(),
+            self.shards.len()
+        )?;
+        for shard in down {
+            let (first, last) = shard.slots;
+            for window in &shard.unavailable {
+                let end = if window.recovered { "" } else { ", and to the end" };
+                writeln!(
+                    out,
+                    "           slots {first}-{last}: {:.3} s, from {:.3} to {:.3} s{end}",
+                    window.end_s - window.start_s,
+                    window.start_s,
+                    window.end_s
+                )?;
+            }
         }
         Ok(())
     }

@@ -56,8 +56,9 @@ impl Worker {
     }
 
     /// Gives an operation to its owner. False if it has to wait.
-    pub(super) fn route(&mut self, flight: Flight, now_ns: u64) -> bool {
+    pub(super) fn route(&mut self, mut flight: Flight, now_ns: u64) -> bool {
         let slot = self.sink.workload.slot(flight.key);
+        flight.slot = slot;
         let Some(routes) = &mut self.routes else { return false };
         let is_read = matches!(flight.purpose, Purpose::Operation(kind) if kind.is_read());
         let server = if is_read { routes.reader(slot) } else { routes.owner(slot) };

@@ -79,7 +79,7 @@ impl Worker {
         };
         self.sink.outstanding += 1;
         let purpose = Purpose::Operation(kind);
-        Some((Flight { intended_ns, key, purpose, redirects: 0 }, kind))
+        Some((Flight { intended_ns, key, purpose, redirects: 0, slot: 0 }, kind))
     }
 
     /// Starts what is due.

@@ -31,6 +31,7 @@ use crate::random::Random;
 use crate::record::{Failure, Interval, Phase, Recorder};
 use crate::run::Error;
 use crate::shape::Profile;
+use crate::shards::{Division, Shards};
 use crate::timer::Timer;
 use crate::workload::Workload;
 use routes::{Endpoint, Routes};
@@ -87,7 +88,7 @@ pub(crate) enum Message {
     /// An interval is over.
     Interval(u32, Box<Interval>),
     /// It is done.
-    Finished(Summary),
+    Finished(Summary, Option<Shards>),
     /// It cannot go on.
     Failed(Error),
 }
@@ -146,6 +147,8 @@ pub(crate) struct Worker {
     operations: Operations,
     schedules: Option<Schedules>,
     profile: Option<Arc<Profile>>,
+    /// Which shards are told apart, if any.
+    division: Option<Division>,
     pipeline: usize,
     times: Times,
     phase: Phase,
@@ -205,9 +208,12 @@ impl Worker {
             read_to_write: Vec::new(),
             repeated: Vec::new(),
             map_reply: None,
+            shards: None,
             latest_refusal: None,
         };
+        let division = map.filter(|_| options.track_shards).map(Division::of);
         let mut worker = Worker {
+            division,
             random: Random::stream(options.seed, 2 * u64::from(share.index)),
             jitter: Random::stream(options.seed, 2 * u64::from(share.index) + 1),
             pipeline: options.pipeline() as usize,
@@ -359,6 +365,8 @@ impl Worker {
         let mut first = empty_interval(&self.lines);
         (first.phase, first.start_ns) = (self.phase, times.start_ns);
         self.sink.record = Recorder::new(first, late_from_ns(&self.options));
+        self.sink.shards =
+            self.division.take().map(|division| Shards::new(division, times.start_ns));
         self.next_rotation_ns = self.rotation_after(times.start_ns);
         self.cpu_at_measure = CpuTime::of_thread();
         while self.clock.now_ns() < times.start_ns {
@@ -640,6 +648,9 @@ impl Worker {
     }
 
     fn hand_over(&mut self, interval: Box<Interval>) {
+        if let Some(shards) = &mut self.sink.shards {
+            shards.end_row();
+        }
         if interval.phase == Phase::Measured {
             self.summary.measured_ns += interval.end_ns - interval.start_ns;
         }
@@ -662,7 +673,11 @@ impl Worker {
         let next = empty_interval(&self.lines);
         let last = self.sink.record.rotate(next, Phase::Drain, now_ns, self.times.measure_ns);
         self.hand_over(last);
-        let _ = self.lines.messages.send(Message::Finished(self.summary));
+        let mut shards = self.sink.shards.take();
+        if let Some(shards) = &mut shards {
+            shards.end(now_ns);
+        }
+        let _ = self.lines.messages.send(Message::Finished(self.summary, shards));
     }
 
     fn settle_rest(&mut self) {

@@ -4,6 +4,7 @@ use client::{Answer, Class, Redirect};
 
 use crate::connection::{Flight, Purpose};
 use crate::record::{Failure, Recorder};
+use crate::shards::Shards;
 use crate::workload::{Kind, Workload};
 
 /// What redirects mean to this run.
@@ -53,6 +54,8 @@ pub(super) struct Sink {
     pub repeated: Vec<u64>,
     /// The latest reply to CLUSTER SLOTS.
     pub map_reply: Option<Vec<u8>>,
+    /// What each shard does, if that is wanted.
+    pub shards: Option<Shards>,
     /// Why an operation was refused last.
     pub latest_refusal: Option<String>,
 }
@@ -120,6 +123,9 @@ impl Sink {
         self.outstanding -= 1;
         self.done += 1;
         self.record.done(kind, hit, flight.intended_ns, now_ns);
+        if let Some(shards) = &mut self.shards {
+            shards.done(flight.slot, flight.intended_ns, now_ns);
+        }
     }
 
     /// What comes after an operation of a kind that has a sequel. True if it is not over.
@@ -149,7 +155,12 @@ impl Sink {
         }
         self.outstanding -= 1;
         match self.failures {
-            Failures::Count => self.record.failed(failure, flight.intended_ns),
+            Failures::Count => {
+                self.record.failed(failure, flight.intended_ns);
+                if let Some(shards) = &mut self.shards {
+                    shards.failed(flight.slot, flight.intended_ns);
+                }
+            }
             Failures::Repeat => self.repeated.push(flight.key),
         }
     }
