@@ -176,6 +176,7 @@ impl Log {
     }
 
     /// Loses the last completed write without a trace, as a disk does that has lied about it.
+    #[cfg(feature = "defects")]
     pub fn forget_last(&mut self) {
         if let Some((segment, offset)) = self.last {
             self.bytes(segment)[offset as usize..].fill(0);
