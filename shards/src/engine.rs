@@ -214,6 +214,8 @@ pub struct Core {
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
+    /// Empty: memory for the shards that a turn looks at.
+    shards_of_turn: Vec<ShardId>,
     work: Work,
     /// Shards whose next entry waits for the end of the write that is under way.
     held: Vec<ShardId>,
@@ -280,6 +282,7 @@ impl Core {
             reads_asked: 0,
             recoveries: Vec::new(),
             dirty: Vec::new(),
+            shards_of_turn: Vec::new(),
             work: Work::default(),
             held: Vec::new(),
             journal: Journal::new(&config, recovered),
@@ -756,13 +759,16 @@ impl Core {
         }
         self.scrub(now, outputs);
         self.stir(outputs);
-        let hungry = self.work.begin_turn();
-        if hungry.is_empty() {
+        let mut shards = std::mem::take(&mut self.shards_of_turn);
+        self.work.begin_turn(&mut shards);
+        if shards.is_empty() {
             self.allow_removal(now.monotonic);
         }
-        for shard in hungry.into_iter().chain(std::mem::take(&mut self.dirty)) {
+        shards.append(&mut self.dirty);
+        for shard in shards.drain(..) {
             self.end_turn_of(now, shard, outputs);
         }
+        self.shards_of_turn = shards;
         self.run_recoveries(now, outputs);
         self.router.put_back(&mut self.returned);
         self.pump_checkpoint();

@@ -56,6 +56,12 @@ impl EntryBuilder {
         Self::default()
     }
 
+    /// A builder that has room for so many bytes as soon as it has a command, or for as much as
+    /// it keeps in reserve.
+    pub fn with_reserve(bytes: usize) -> Self {
+        EntryBuilder { reserved: bytes.min(RESERVED_BYTES_MAX), ..Self::default() }
+    }
+
     /// Number of commands gathered.
     pub fn len(&self) -> usize {
         self.commands

@@ -17,6 +17,7 @@
 mod apply;
 mod comparison;
 mod following;
+mod gathering;
 mod inspect;
 mod office;
 mod quarantine;
@@ -32,11 +33,12 @@ use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 use self::comparison::Comparison;
 use self::following::Asked;
+use self::gathering::{Gathered, Proposed};
 pub use self::inspect::SnapshotOpening;
 use self::office::{CAUGHT_UP_ENTRIES, SILENT_TICKS_MAX};
 use self::quarantine::Quarantine;
 use self::touching::TOUCHES_PER_TICK;
-use self::waiting::{Riders, Waiting};
+use self::waiting::SpareLists;
 use super::follower_reads::FollowerReads;
 use super::journal::{Journal, Waiting as Unwritten};
 use super::lease::Lease;
@@ -45,7 +47,6 @@ use super::transfers::Arrived;
 use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::defect::{self, Defect};
-use crate::entry::{EntryBuilder, EntryReader};
 use crate::ids::{Formation, Index, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::raft_log::{FORMATION, RaftLog};
 use crate::reply::Status;
@@ -72,59 +73,10 @@ const IDLE_STAMP_INTERVAL_MS: u64 = 5_000;
 /// Who lacks entries older than so many ticks (250 ms) does not keep up, and is handed no
 /// leadership.
 const KEEPS_UP_TICKS: usize = 5;
+/// A vector of messages with room for more is not kept.
+const MAILBOX_MESSAGES_MAX: usize = 16;
 /// Readies worked off in one turn before other shards get theirs.
 const READIES_PER_TURN: usize = 8;
-
-/// Commands gathered for an entry.
-#[derive(Debug, Default)]
-struct Gathered {
-    builder: EntryBuilder,
-    waiting: Waiting,
-    riders: Riders,
-    /// Whether a connection has reads under way that this entry must not overtake.
-    bars_reads: bool,
-}
-
-impl Gathered {
-    /// Takes it apart again: visits its commands, and the reads between them, in order.
-    fn scatter(mut self, mut visit: impl FnMut(&Parcel<'_>)) {
-        let ordered = self.bars_reads;
-        let entry = self.builder.finish(Opening::default());
-        let Ok(reader) = EntryReader::new(&entry) else { return };
-        let mut riders = self.riders.iter().peekable();
-        let mut encoded = Vec::new();
-        for (ordinal, command) in reader.commands().enumerate() {
-            while let Some((_, parcel)) = riders.next_if(|(position, _)| *position <= ordinal) {
-                visit(&parcel);
-            }
-            encoded.clear();
-            command.encode(&mut encoded);
-            if let Some((origin, deadline)) = self.waiting.at(ordinal) {
-                visit(&Parcel { origin, ordered, is_read: false, command: &encoded, deadline });
-            }
-        }
-        for (_, parcel) in riders {
-            visit(&parcel);
-        }
-    }
-}
-
-/// An entry on its way through the log.
-#[derive(Debug)]
-struct Proposed {
-    index: Index,
-    term: Term,
-    bytes: usize,
-    waiting: Waiting,
-    riders: Riders,
-}
-
-impl Proposed {
-    /// Whether nobody waits for it.
-    fn is_settled(&self) -> bool {
-        self.waiting.earliest() == Nanos(u64::MAX) && self.riders.batch().is_empty()
-    }
-}
 
 /// A ready that waits for the log.
 #[derive(Debug)]
@@ -172,6 +124,9 @@ pub struct Replica {
     lot: (Term, usize),
     gathered: VecDeque<Gathered>,
     gathered_bytes: usize,
+    /// Length of the last entry that was proposed: about what the next one will need.
+    last_entry_bytes: usize,
+    spare_lists: SpareLists,
     /// In ascending order of their indices.
     proposed: VecDeque<Proposed>,
     /// Proposed in an earlier office, at indices where `proposed` has a newer entry: truncated
@@ -343,6 +298,8 @@ impl Replica {
             lot: (Term(0), 0),
             gathered: VecDeque::new(),
             gathered_bytes: 0,
+            last_entry_bytes: 0,
+            spare_lists: SpareLists::default(),
             proposed: VecDeque::new(),
             doubtful: Vec::new(),
             proposed_bytes: 0,
@@ -427,22 +384,6 @@ impl Replica {
         }
         self.gather(parcel);
         Ok(())
-    }
-
-    fn gather(&mut self, parcel: &Parcel<'_>) {
-        let has_room = self
-            .gathered
-            .back()
-            .is_some_and(|gathered| gathered.builder.has_room_for(parcel.command.len()));
-        if !has_room {
-            self.gathered.push_back(Gathered::default());
-        }
-        if let Some(gathered) = self.gathered.back_mut() {
-            gathered.builder.push(parcel.command);
-            gathered.waiting.push(parcel.origin, parcel.deadline);
-            gathered.bars_reads |= parcel.ordered;
-            self.gathered_bytes += parcel.command.len();
-        }
     }
 
     /// A read behind writes that are not proposed yet rides on the entry that will carry the last
@@ -673,34 +614,6 @@ impl Replica {
         self.proposed_bytes -= forgotten;
     }
 
-    /// Answers what was gathered and has waited too long, and gathers the rest anew.
-    fn expire_gathered(&mut self, now: Nanos, courier: &mut Courier<'_>) {
-        let is_overdue = |gathered: &Gathered| {
-            gathered.waiting.earliest() <= now || gathered.riders.batch().deadline() <= now
-        };
-        if !self.gathered.iter().any(is_overdue) {
-            return;
-        }
-        let view = self.view();
-        self.gathered_bytes = 0;
-        for gathered in std::mem::take(&mut self.gathered) {
-            gathered.scatter(|parcel| match (parcel.deadline <= now, parcel.is_read) {
-                (true, true) => {
-                    courier.fail(self.shard, view, &[parcel.origin], Status::ReadTimeout);
-                }
-                (true, false) => {
-                    courier.fail(self.shard, view, &[parcel.origin], Status::NoLeader);
-                }
-                (false, false) => self.gather(parcel),
-                (false, true) => match self.gathered.back_mut() {
-                    Some(gathered) => gathered.riders.push(gathered.builder.len(), parcel),
-                    // The write it was to follow is not there any more.
-                    None => self.reads.push(parcel, Index(0)),
-                },
-            });
-        }
-    }
-
     /// Answers all who wait for an entry, and for reads that ride on it.
     fn fail_proposed(
         &self,
@@ -806,6 +719,7 @@ impl Replica {
                 key_secret: self.store.wants_key_secret().then_some(self.key_secret),
             });
             let bytes = data.len();
+            self.last_entry_bytes = bytes;
             if self.raw.propose(Vec::new(), data).is_err() {
                 // raft-rs drops proposals of a leader that was removed or hands over; this
                 // replica checked for both, and otherwise sets no limit of raft-rs' own.
@@ -877,9 +791,7 @@ impl Replica {
 
     fn work_off_ready(&mut self, now: Now, journal: &mut Journal, courier: &mut Courier<'_>) {
         let mut ready = self.raw.ready();
-        for message in ready.take_messages() {
-            courier.send(self, self.shard, message);
-        }
+        self.send_all(ready.take_messages(), courier);
         let mut must_persist = false;
         if !ready.snapshot().is_empty() {
             let metadata = ready.snapshot().get_metadata();
@@ -924,9 +836,7 @@ impl Replica {
             }
         } else {
             self.raw.on_persist_ready(number);
-            for message in messages {
-                courier.send(self, self.shard, message);
-            }
+            self.send_all(messages, courier);
         }
         self.committed_bytes += committed.iter().map(|entry| entry.data.len()).sum::<usize>();
         self.committed.extend(committed);
@@ -954,8 +864,18 @@ impl Replica {
     pub fn persisted(&mut self, persisted: Persisting, courier: &mut Courier<'_>) {
         self.unpersisted -= 1;
         self.raw.on_persist_ready(persisted.ready);
-        for message in persisted.messages {
+        self.send_all(persisted.messages, courier);
+    }
+
+    /// Sends messages, and hands their vector back to raft-rs, which would make a new one for the
+    /// next: four messages are more than a kilobyte, which allocators are not quick about.
+    fn send_all(&mut self, mut messages: Vec<Message>, courier: &mut Courier<'_>) {
+        for message in messages.drain(..) {
             courier.send(self, self.shard, message);
+        }
+        let mailbox = &mut self.raw.raft.msgs;
+        if mailbox.capacity() == 0 && messages.capacity() <= MAILBOX_MESSAGES_MAX {
+            *mailbox = messages;
         }
     }
 

@@ -42,10 +42,10 @@ pub struct Work {
 }
 
 impl Work {
-    /// A turn begins. Returns the shards that come first, as they got nothing in the last.
-    pub fn begin_turn(&mut self) -> Vec<ShardId> {
+    /// A turn begins. Adds the shards that come first, as they got nothing in the last.
+    pub fn begin_turn(&mut self, first: &mut Vec<ShardId>) {
         self.units = UNITS_PER_TURN;
-        std::mem::take(&mut self.hungry)
+        first.append(&mut self.hungry);
     }
 
     /// Whether something may be applied. The last of it may exceed the share. A refusal is
@@ -103,7 +103,9 @@ mod tests {
     #[test]
     fn a_turn_applies_until_its_share_is_spent_and_who_was_refused_comes_first_in_the_next() {
         let mut work = Work::default();
-        assert!(work.begin_turn().is_empty());
+        let mut first = Vec::new();
+        work.begin_turn(&mut first);
+        assert!(first.is_empty());
         work.spend(UNITS_PER_TURN - 2, 0);
         assert!(work.may_apply());
         assert!(!work.end_part(ShardId(1)) && work.next_turn(Nanos(7)).is_none());
@@ -111,7 +113,8 @@ mod tests {
         assert!(!work.may_apply());
         assert!(work.end_part(ShardId(2)) && work.next_turn(Nanos(7)) == Some(Nanos(7)));
         assert!(!work.end_part(ShardId(3)), "it asked for nothing");
-        assert_eq!(work.begin_turn(), [ShardId(2)]);
+        work.begin_turn(&mut first);
+        assert_eq!(first, [ShardId(2)]);
         work.spend(0, (UNITS_PER_TURN * BYTES_PER_UNIT) as usize);
         assert!(!work.may_apply(), "a large value is work as well");
     }

@@ -226,6 +226,7 @@ impl Replica {
         }
         let rest = rider.into_iter().chain(riders).map(|(_, parcel)| parcel);
         self.run_batch(reader.stamp(), rest, None, courier);
+        self.spare_lists.keep(own.waiting);
         // Where more keys are due, or above the limit, than one entry removes, the next goes on.
         self.removal_wanted |= self.store.is_above_limit()
             || self.store.next_due().is_some_and(|due| due <= self.store.stamp());

@@ -23,6 +23,32 @@ impl Default for Waiting {
     }
 }
 
+/// Entries' lists whose memory a replica keeps for later ones.
+const SPARES_MAX: usize = 2;
+/// A list with room for more commands is not kept.
+const SPARE_COMMANDS_MAX: usize = 256;
+
+/// Memory for the lists of later entries: those of earlier ones, bounded, since every replica has
+/// some.
+#[derive(Debug, Default)]
+pub(super) struct SpareLists(Vec<Waiting>);
+
+impl SpareLists {
+    /// An empty list.
+    pub(super) fn take(&mut self) -> Waiting {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Keeps the memory of a list that is not needed any more.
+    pub(super) fn keep(&mut self, mut list: Waiting) {
+        if self.0.len() < SPARES_MAX && list.origins.capacity() <= SPARE_COMMANDS_MAX {
+            list.origins.clear();
+            list.earliest = Nanos(u64::MAX);
+            self.0.push(list);
+        }
+    }
+}
+
 impl Waiting {
     /// Adds the origin of the next command.
     pub(super) fn push(&mut self, origin: Origin, deadline: Nanos) {
