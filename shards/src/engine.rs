@@ -20,6 +20,7 @@ mod journal;
 mod lease;
 mod outbox;
 mod poison;
+mod raft_messages;
 mod random;
 mod read_from;
 mod reads;

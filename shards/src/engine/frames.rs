@@ -6,9 +6,10 @@
 //! ends the frame (the peer is broken or hostile; nothing of it is guessed at).
 //!
 //! Kinds are persistent for the life of a protocol version. Raft messages keep raft-rs' own
-//! encoding (prost 0.11).
+//! encoding (`raft_messages.rs`).
 
 use super::follower_reads::ReadPoint;
+pub use super::raft_messages::{decode_raft, encode_raft};
 use crate::command::{ReadFrom, VALUE_BYTES_MAX};
 use crate::contract::LeaderView;
 use crate::ids::{Formation, Index, Millis, NodeId, ReplicaId, ShardId, Term, Version};
@@ -501,20 +502,6 @@ impl RequestFlags {
     pub fn ordered(self) -> bool {
         self.0 & Self::ORDERED != 0
     }
-}
-
-/// Appends raft-rs' own encoding of `message`.
-pub fn encode_raft(message: &raft::eraftpb::Message, out: &mut Vec<u8>) {
-    // A vector that grows while a large value is copied to it would have to copy all of it again.
-    out.reserve(prost_011::Message::encoded_len(message));
-    // Encoding into a vector only fails for lack of capacity, and a vector grows.
-    let encoded = prost_011::Message::encode(message, out);
-    assert!(encoded.is_ok(), "a Raft message did not encode into a vector");
-}
-
-/// Decodes a Raft message.
-pub fn decode_raft(bytes: &[u8]) -> Option<raft::eraftpb::Message> {
-    prost_011::Message::decode(bytes).ok()
 }
 
 fn encode_view(view: LeaderView, out: &mut Vec<u8>) {
