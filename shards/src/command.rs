@@ -277,32 +277,36 @@ impl<'a> Command<'a> {
         out.extend_from_slice(value);
     }
 
+    /// Length in bytes of the command at the start of `bytes`.
+    ///
+    /// # Errors
+    /// Exactly those of [`decode`](Self::decode), of which it does only what can fail: each command
+    /// is checked in every entry on every replica.
+    #[inline]
+    pub fn check(bytes: &[u8]) -> Result<usize, DecodeError> {
+        let layout = Layout::of(bytes)?;
+        match layout.code {
+            LIMIT | EXPIRE => Command::decode(bytes).map(|(_, length)| length),
+            _ => Ok(layout.end),
+        }
+    }
+
+    /// The key of the command at the start of `bytes`, and the length of the whole.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), except that fields are not looked at.
+    #[inline]
+    pub fn key(bytes: &[u8]) -> Result<(&[u8], usize), DecodeError> {
+        let Layout { key_start, value_start, end, .. } = Layout::of(bytes)?;
+        Ok((&bytes[key_start..value_start], end))
+    }
+
     /// Decodes the command at the start of `bytes`, and says how many bytes it takes.
     pub fn decode(bytes: &'a [u8]) -> Result<(Command<'a>, usize), DecodeError> {
-        let header = bytes.get(..HEADER_BYTES).ok_or(DecodeError::Truncated)?;
-        let (code, modifiers) = (header[0], header[1]);
-        let key_length = usize::from(u16::from_le_bytes([header[2], header[3]]));
-        let value_length =
-            u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        if value_length > VALUE_BYTES_MAX {
-            return Err(DecodeError::BadField);
-        }
-        let fixed_length = match code {
-            GET | INSPECT | KEY_COUNT | FLUSH => 0,
-            SET => 20,
-            EXTEND | INCREMENT | DELETE | EXPIRE | LIMIT => 8,
-            COUNT => 32,
-            other => return Err(DecodeError::UnknownOperation(other)),
-        };
-        let key_start = HEADER_BYTES + fixed_length;
-        let value_start = key_start + key_length;
-        let end = value_start + value_length;
-        let body = bytes.get(..end).ok_or(DecodeError::Truncated)?;
+        let Layout { code, modifiers, key_start, value_start, end } = Layout::of(bytes)?;
+        let body = &bytes[..end];
         let fields = Fields(&body[HEADER_BYTES..key_start]);
         let value = &body[value_start..];
-        if !matches!(code, SET | EXTEND) && value_length != 0 {
-            return Err(DecodeError::BadField);
-        }
         let operation = match code {
             GET => Operation::Get { peek: modifiers & 1 == 1 },
             INSPECT => Operation::Inspect { peek: modifiers & 1 == 1 },
@@ -361,6 +365,48 @@ impl<'a> Command<'a> {
             other => return Err(DecodeError::UnknownOperation(other)),
         };
         Ok((Command { key: &body[key_start..value_start], operation }, end))
+    }
+}
+
+/// Where the parts of an encoded command are.
+#[derive(Clone, Copy)]
+struct Layout {
+    code: u8,
+    modifiers: u8,
+    key_start: usize,
+    value_start: usize,
+    end: usize,
+}
+
+impl Layout {
+    /// That of the command at the start of `bytes`, all of which is there.
+    #[inline]
+    fn of(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(DecodeError::Truncated)?;
+        let (code, modifiers) = (header[0], header[1]);
+        let key_length = usize::from(u16::from_le_bytes([header[2], header[3]]));
+        let value_length =
+            u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        if value_length > VALUE_BYTES_MAX {
+            return Err(DecodeError::BadField);
+        }
+        let fixed_length = match code {
+            GET | INSPECT | KEY_COUNT | FLUSH => 0,
+            SET => 20,
+            EXTEND | INCREMENT | DELETE | EXPIRE | LIMIT => 8,
+            COUNT => 32,
+            other => return Err(DecodeError::UnknownOperation(other)),
+        };
+        let key_start = HEADER_BYTES + fixed_length;
+        let value_start = key_start + key_length;
+        let end = value_start + value_length;
+        if end > bytes.len() {
+            return Err(DecodeError::Truncated);
+        }
+        if !matches!(code, SET | EXTEND) && value_length != 0 {
+            return Err(DecodeError::BadField);
+        }
+        Ok(Layout { code, modifiers, key_start, value_start, end })
     }
 }
 
@@ -572,12 +618,18 @@ mod tests {
             command.encode(&mut bytes);
             for length in 0..bytes.len() {
                 assert_eq!(Command::decode(&bytes[..length]), Err(DecodeError::Truncated));
+                assert_eq!(Command::check(&bytes[..length]), Err(DecodeError::Truncated));
             }
             for position in 0..bytes.len() {
                 for bit in 0..8 {
                     let mut damaged = bytes.clone();
                     damaged[position] ^= 1 << bit;
-                    let _ = Command::decode(&damaged);
+                    let decoded = Command::decode(&damaged);
+                    assert_eq!(Command::check(&damaged), decoded.map(|(_, length)| length));
+                    if let Ok((command, length)) = decoded {
+                        assert_eq!(Command::key(&damaged), Ok((command.key, length)));
+                        assert_eq!(is_encoded_read(&damaged), command.operation.is_read());
+                    }
                 }
             }
         }

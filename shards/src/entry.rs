@@ -15,7 +15,7 @@
 //! An entry is checked whole before the first command of it is applied, so that applying cannot
 //! fail half way. Damage is not looked for here: logs and links have checksums of their own.
 
-use crate::command::{Command, DecodeError};
+use crate::command::{Command, DecodeError, is_encoded_read};
 use crate::ids::{Millis, Version};
 use crate::store::{Opening, TOUCH_BYTES};
 
@@ -236,6 +236,11 @@ impl<'a> EntryReader<'a> {
     pub fn commands(&self) -> Commands<'a> {
         Commands { encoded: self.encoded }
     }
+
+    /// The keys of the commands in order.
+    pub fn keys(&self) -> Keys<'a> {
+        Keys { encoded: self.encoded }
+    }
 }
 
 /// The body of touches, if it is the first.
@@ -259,8 +264,8 @@ fn check_batch(body: &[u8]) -> Result<(usize, &[u8]), EntryError> {
     }
     let mut rest = encoded;
     for _ in 0..count {
-        let (command, length) = Command::decode(rest)?;
-        if command.operation.is_read() {
+        let length = Command::check(rest)?;
+        if is_encoded_read(rest) {
             return Err(EntryError::Read);
         }
         rest = &rest[length..];
@@ -281,6 +286,23 @@ impl<'a> Iterator for Commands<'a> {
         let (command, length) = Command::decode(self.encoded).ok()?;
         self.encoded = &self.encoded[length..];
         Some(command)
+    }
+}
+
+/// The keys of the commands of an entry that was checked.
+#[derive(Clone, Debug)]
+pub struct Keys<'a> {
+    encoded: &'a [u8],
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (key, length) = Command::key(self.encoded).ok()?;
+        self.encoded = &self.encoded[length..];
+        Some(key)
     }
 }
 
@@ -322,6 +344,7 @@ mod tests {
         assert_eq!((entry.stamp(), entry.len(), entry.is_empty()), (Millis(1 << 41), 3, false));
         let keys: Vec<_> = entry.commands().map(|command| command.key.to_vec()).collect();
         assert_eq!(keys, [&b"key"[..], b"", b"n"]);
+        assert!(entry.keys().eq(keys));
         assert_eq!(entry.commands().next(), Some(set(b"key", b"value")));
     }
 

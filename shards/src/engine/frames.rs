@@ -551,7 +551,7 @@ impl<'a> Items<'a> {
     /// bytes are not a command.
     pub fn next_request(&mut self) -> Option<Result<(RequestFlags, &'a [u8]), Malformed>> {
         let (&flags, rest) = self.0.split_first()?;
-        let Ok((_, length)) = crate::command::Command::decode(rest) else {
+        let Ok(length) = crate::command::Command::check(rest) else {
             self.0 = &[];
             return Some(Err(Malformed));
         };

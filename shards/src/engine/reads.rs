@@ -23,6 +23,7 @@
 use std::collections::VecDeque;
 
 use super::{Origin, Parcel};
+use crate::command::Command;
 use crate::defect::{self, Defect};
 use crate::ids::{Index, Nanos, Term};
 
@@ -83,6 +84,16 @@ impl ReadBatch {
             let command = &self.bytes[start..end as usize];
             start = end as usize;
             Parcel { origin, ordered, is_read: true, command, deadline }
+        })
+    }
+
+    /// The keys of the commands in order.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.items.iter().filter_map(move |item| {
+            let command = &self.bytes[start..item.end as usize];
+            start = item.end as usize;
+            Some(Command::key(command).ok()?.0)
         })
     }
 

@@ -14,7 +14,7 @@ use crate::defect::{self, Defect};
 use crate::engine::journal::Journal;
 use crate::engine::reads::ReadBatch;
 use crate::engine::{Courier, Parcel};
-use crate::entry::{Commands, EntryReader};
+use crate::entry::{EntryReader, Keys};
 use crate::ids::{Index, Millis, Term, Version};
 use crate::reply::Status;
 use crate::store::{Answer, Opening, ReadOutcome, ShardClock, WARM_COMMANDS_MAX};
@@ -182,10 +182,10 @@ impl Replica {
         };
         let opening = Opening { stamp: expires_by, ..reader.opening() };
         upkeep::begin_entry(&mut self.store, opening, reader.len());
-        let mut ahead = reader.commands();
+        let mut ahead = reader.keys();
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {
-                self.warm_ahead(ordinal, &mut ahead);
+                self.warm_ahead(ordinal, reader.len(), &mut ahead);
                 let version = Version::new(epoch, Index(entry.index), ordinal);
                 self.store.apply(version, &command, Answer::Unwanted);
             }
@@ -200,7 +200,7 @@ impl Replica {
         let mut riders = own.riders.iter();
         let mut rider = riders.next();
         for (ordinal, command) in reader.commands().enumerate() {
-            self.warm_ahead(ordinal, &mut ahead);
+            self.warm_ahead(ordinal, reader.len(), &mut ahead);
             while let Some((position, parcel)) = rider
                 && position <= ordinal
             {
@@ -233,18 +233,18 @@ impl Replica {
         Ok(())
     }
 
-    /// Once per so many commands, brings what the next ones need into the caches.
-    fn warm_ahead(&self, ordinal: usize, ahead: &mut Commands<'_>) {
-        if ordinal.is_multiple_of(WARM_COMMANDS_MAX) {
-            self.store.warm(ahead.take(WARM_COMMANDS_MAX).map(|command| command.key));
+    /// Once per so many commands, brings what the next ones need into the caches. For a single one
+    /// that would be to look everything up twice.
+    fn warm_ahead(&self, ordinal: usize, commands: usize, ahead: &mut Keys<'_>) {
+        if commands > 1 && ordinal.is_multiple_of(WARM_COMMANDS_MAX) {
+            self.store.warm(ahead.take(WARM_COMMANDS_MAX));
         }
     }
 
     fn warm_batch(&self, batch: &ReadBatch) {
-        let keys = batch.iter().filter_map(|parcel| {
-            Command::decode(parcel.command).ok().map(|(command, _)| command.key)
-        });
-        self.store.warm(keys);
+        if batch.len() > 1 {
+            self.store.warm(batch.keys());
+        }
     }
 
     pub(super) fn apply_change(&mut self, entry: &Entry) -> Result<(), String> {
