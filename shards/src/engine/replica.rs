@@ -703,12 +703,16 @@ impl Replica {
     }
 
     fn propose_gathered(&mut self, now: Now) {
+        if self.gathered.is_empty() && !self.wants_stamp() {
+            return;
+        }
         let transferring = self.raw.raft.lead_transferee.is_some() || self.withholds();
         while !transferring && self.proposed_bytes < PROPOSED_BYTES_MAX {
             let mut gathered = match self.gathered.pop_front() {
                 Some(gathered) => gathered,
-                None if !self.raw.raft.commit_to_current_term() => return,
-                None if self.wants_stamp() => Gathered::default(),
+                None if self.wants_stamp() && self.raw.raft.commit_to_current_term() => {
+                    Gathered::default()
+                }
                 None => return,
             };
             self.gathered_bytes -= gathered.builder.bytes_len();
@@ -751,14 +755,17 @@ impl Replica {
     /// Confirms gathered reads by the lease, or else starts a round for them. A lease that reads
     /// make use of is renewed before it ends, by a round that no read waits for.
     fn start_reads(&mut self, now: Now, courier: &mut Courier<'_>) {
+        let term = Term(self.raw.raft.term);
+        let is_asked = self.reads.is_gathering() || !self.questions.is_empty();
+        if !is_asked && !self.lease.wants_renewal(term, now.monotonic) {
+            return;
+        }
         if !self.raw.raft.commit_to_current_term() || self.withholds() {
             return;
         }
-        let term = Term(self.raw.raft.term);
         if defect::is(Defect::AnswersWithoutProof) {
             self.answer_all(now, courier);
         }
-        let is_asked = self.reads.is_gathering() || !self.questions.is_empty();
         if is_asked && self.lease.holds(term, now.monotonic) {
             self.answer_all(now, courier);
             if self.applied.1 == term {
