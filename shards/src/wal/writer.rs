@@ -86,6 +86,8 @@ pub struct Writer {
     next_generation: u64,
     /// Lengths of the segments that were not released.
     segments: VecDeque<(u64, u64)>,
+    /// Whether anything has changed that may let segments go.
+    may_release: bool,
     spare: Vec<u8>,
 }
 
@@ -109,6 +111,7 @@ impl Writer {
             checkpoints: Vec::new(),
             next_generation: recovered.next_generation,
             segments: recovered.segments.iter().copied().collect(),
+            may_release: true,
             spare: Vec::new(),
         }
     }
@@ -183,6 +186,7 @@ impl Writer {
         };
         record::push_checkpoint_begin(self.open(shard), shard, &begin);
         self.checkpoints.retain(|checkpoint| checkpoint.shard != shard);
+        self.may_release = true;
         let begins = (self.batch(), None);
         self.checkpoints.push(Checkpoint { shard, generation, begins, ends: None });
         generation
@@ -212,6 +216,7 @@ impl Writer {
     /// Gives an unfinished checkpoint of `shard` up.
     pub fn abandon_checkpoint(&mut self, shard: ShardId, generation: u64) {
         self.checkpoints.retain(|known| (known.shard, known.generation) != (shard, generation));
+        self.may_release = true;
     }
 
     /// Adds a snapshot that came from another replica and takes the place of the whole log.
@@ -266,6 +271,7 @@ impl Writer {
                 checkpoint.begins.1 = Some(self.segment);
             }
         }
+        self.may_release |= !self.unplaced.is_empty();
         for shard in self.unplaced.drain(..) {
             self.starts.entry(shard).or_insert(self.segment);
         }
@@ -287,6 +293,7 @@ impl Writer {
         let needed = whole_blocks(bytes.len() + SEGMENT_RECORD_BYTES) as u64;
         self.length = needed.max(self.segment_bytes.next_multiple_of(BLOCK_BYTES as u64));
         self.segment += 1;
+        self.may_release = true;
         self.offset = 0;
         self.segments.push_back((self.segment, self.length));
         record::push_segment(bytes, self.identity);
@@ -310,6 +317,7 @@ impl Writer {
             }
             !is_complete
         });
+        self.may_release |= !complete.is_empty();
         self.starts.extend(complete);
         batch
     }
@@ -321,8 +329,12 @@ impl Writer {
         }
     }
 
-    /// Releases segments that nobody needs any more.
+    /// Releases segments that nobody needs any more. It is called after every write; it looks at
+    /// all shards only where a segment was begun, a shard came, or a checkpoint ended.
     pub fn release(&mut self) -> Option<DiskOperation> {
+        if !std::mem::take(&mut self.may_release) {
+            return None;
+        }
         let unfinished = self.checkpoints.iter().filter_map(|checkpoint| checkpoint.begins.1);
         let before = self.starts.values().copied().chain(unfinished).min()?.min(self.segment);
         let count = self.segments.len();
@@ -349,6 +361,7 @@ impl Writer {
     /// Forgets what the log holds of `shard`, except for `record`, which is added anew.
     pub fn restate(&mut self, shard: ShardId, record: &ReplicaRecord) {
         self.checkpoints.retain(|checkpoint| checkpoint.shard != shard);
+        self.may_release = true;
         self.replica(shard, record);
         let generation = self.next_generation;
         self.next_generation += 1;
