@@ -181,7 +181,7 @@ impl Store {
     /// The live entry of `key`. One that is due is removed, as its turn would have come anyway.
     fn find_live(&mut self, hash: KeyHash, key: &[u8]) -> Option<Address> {
         let entry = self.find(hash, key)?;
-        if self.entries.get(entry).is_due(self.stamp.0) {
+        if self.entries.deadline(entry) <= self.stamp.0 {
             self.remove(entry);
             self.statistics.expired += 1;
             return None;
@@ -277,7 +277,10 @@ impl Store {
         expiry: Expiry,
         old: OldValue,
     ) -> Effect {
-        let current = target.found.map_or(NO_DEADLINE, |entry| self.entries.get(entry).deadline());
+        let current = match (expiry, target.found) {
+            (Expiry::Keep, Some(entry)) => self.entries.deadline(entry),
+            _ => NO_DEADLINE,
+        };
         let deadline = match self.life(expiry, current) {
             Life::Beyond => return self.refuse(target, Status::Invalid, OldValue::Drop),
             Life::Until(deadline) => deadline,
@@ -305,15 +308,15 @@ impl Store {
             let entry = self.insert(target.hash, &content);
             return Effect { written: entry, ..written };
         };
-        let old_flags = self.entries.get(entry).flags();
+        let mut effect = written;
         if old == OldValue::Keep {
-            self.parting = self.entries.get(entry).value().to_vec();
+            let former = self.entries.get(entry);
+            effect.flags = former.flags();
+            effect.value = Source::Parting;
+            self.parting = former.value().to_vec();
         }
-        let written = Effect { written: self.rewrite(target.hash, entry, &content), ..written };
-        match old {
-            OldValue::Keep => Effect { flags: old_flags, value: Source::Parting, ..written },
-            OldValue::Drop => written,
-        }
+        effect.written = self.rewrite(target.hash, entry, &content);
+        effect
     }
 
     fn extend(&mut self, target: Target<'_>, end: End, addition: &[u8]) -> Effect {

@@ -176,12 +176,6 @@ impl<'a> Entry<'a> {
         deadline_of(self.item)
     }
 
-    /// Whether it is due at `stamp`, in milliseconds of shard time.
-    #[inline]
-    pub fn is_due(&self, stamp: u64) -> bool {
-        self.deadline() <= stamp
-    }
-
     /// The client's flags.
     #[inline]
     pub fn flags(&self) -> u32 {
@@ -195,12 +189,6 @@ impl<'a> Entry<'a> {
     #[inline]
     pub fn is_visited(&self) -> bool {
         self.item[BITS_AT] & VISITED != 0
-    }
-
-    /// When it was used, in the counting of `touches`.
-    #[inline]
-    pub fn used(&self) -> u16 {
-        u16::from_le_bytes([self.item[USED_AT], self.item[USED_AT + 1]])
     }
 
     /// The key.
@@ -479,10 +467,23 @@ impl Entries {
         self.set_half(address, NEWER_AT, newer.bits());
     }
 
+    /// The deadline alone, or [`NO_DEADLINE`].
+    #[inline]
+    pub fn deadline(&self, address: Address) -> u64 {
+        deadline_of(self.arena.item(address))
+    }
+
     /// The version alone.
     #[inline]
     pub fn version(&self, address: Address) -> Version {
         Version(word_at(self.arena.item(address), 0))
+    }
+
+    /// When the entry was used, in the counting of `touches`.
+    #[inline]
+    pub fn used(&self, address: Address) -> u16 {
+        let item = self.arena.item(address);
+        u16::from_le_bytes([item[USED_AT], item[USED_AT + 1]])
     }
 
     /// Sets when the entry was used.
@@ -752,7 +753,7 @@ mod tests {
                 address = moved;
                 assert_is(entries.get(address), &next);
                 assert_eq!((entries.older(address), entries.newer(address)), (older, newer));
-                assert_eq!((entries.is_visited(address), entries.get(address).used()), (true, 500));
+                assert_eq!((entries.is_visited(address), entries.used(address)), (true, 500));
                 if had_deadline && deadline != NO_DEADLINE {
                     assert_eq!(entries.due(address), 77);
                 }

@@ -40,11 +40,11 @@ impl ExpiryIndex {
 
     /// Brings the index in line with the deadline and version that the entry at `address` has now.
     pub fn update(&mut self, entries: &mut Entries, address: Address) {
-        let entry = entries.get(address);
-        let (deadline, Version(version)) = (entry.deadline(), entry.version());
+        let deadline = entries.deadline(address);
         if deadline == NO_DEADLINE {
             return;
         }
+        let Version(version) = entries.version(address);
         let due = Due { deadline, version, entry: address };
         match entries.due(address) {
             NO_PLACE => {

@@ -314,7 +314,7 @@ impl Store {
         for name in touches::decode_all(touches) {
             let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
             let Some(entry) = self.table.named(name, &keys) else { continue };
-            if self.entries.get(entry).is_due(self.stamp.0) {
+            if self.entries.deadline(entry) <= self.stamp.0 {
                 continue;
             }
             self.touch(entry);
@@ -376,12 +376,13 @@ impl Store {
         };
         let hash = self.hash(key);
         let found = self.find(hash, key);
-        let live = found.filter(|entry| !self.entries.get(*entry).is_due(self.stamp.0));
-        let Some(address) = live else {
+        let found = found.map(|address| (address, self.entries.deadline(address)));
+        let Some((address, deadline)) = found.filter(|(_, deadline)| *deadline > self.stamp.0)
+        else {
             self.statistics.misses += 1;
             return ReadOutcome::Done(Outcome::bare(Status::NotFound));
         };
-        if self.entries.get(address).is_due(running.0) {
+        if deadline <= running.0 {
             return match defect::is(Defect::ExpiryByRunningClock) {
                 true => ReadOutcome::Done(Outcome::bare(Status::NotFound)),
                 false => ReadOutcome::Due,
@@ -395,7 +396,7 @@ impl Store {
             self.leave_touch(hash, address, running.max(self.stamp));
         }
         let entry = self.entries.get(address);
-        let (value, deadline) = (entry.value(), entry.deadline());
+        let value = entry.value();
         ReadOutcome::Done(Outcome {
             status: Status::Ok,
             flags: entry.flags(),
@@ -411,11 +412,10 @@ impl Store {
     #[inline]
     fn leave_touch(&mut self, hash: KeyHash, address: Address, now: Millis) {
         self.touches.turn_to(now, self.stamp);
-        let entry = self.entries.get(address);
         let oldest = self.order.oldest().some().filter(|_| self.is_nearly_full());
-        let oldest = oldest.map(|oldest| self.entries.get(oldest).used());
-        let is_fresh = self.touches.is_fresh(entry.used(), oldest);
-        if self.policy.wants_touch(entry.is_visited(), is_fresh) {
+        let oldest = oldest.map(|oldest| self.entries.used(oldest));
+        let is_fresh = self.touches.is_fresh(self.entries.used(address), oldest);
+        if self.policy.wants_touch(self.entries.is_visited(address), is_fresh) {
             self.touches.add(hash.name());
         }
     }
