@@ -297,14 +297,14 @@ impl RequestParser {
                 self.too_large = Some(TooLarge::Request);
             }
         }
-        self.state = match self.too_large {
-            None => State::Content { length: length as usize },
-            Some(_) => {
-                self.spans = Vec::new();
-                State::Skip { left: length + 2 }
-            }
-        };
-        Ok(None)
+        if self.too_large.is_some() {
+            self.spans = Vec::new();
+            self.state = State::Skip { left: length + 2 };
+            return Ok(None);
+        }
+        let length = length as usize;
+        self.state = State::Content { length };
+        self.content(input, length)
     }
 
     fn content(&mut self, input: &[u8], length: usize) -> Result<Option<Parsed>, ProtocolError> {
@@ -452,7 +452,22 @@ enum NumberLine {
 }
 
 /// Reads the number on the line that `text` starts with.
+#[inline]
 fn number_line(text: &[u8]) -> NumberLine {
+    // Nearly every number has one or two digits, and its line is there.
+    let digit = |byte: u8| i64::from(byte - b'0');
+    match *text {
+        [ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            NumberLine::Number { number: digit(ones), bytes: 3 }
+        }
+        [tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            NumberLine::Number { number: 10 * digit(tens) + digit(ones), bytes: 4 }
+        }
+        _ => any_number_line(text),
+    }
+}
+
+fn any_number_line(text: &[u8]) -> NumberLine {
     let window = &text[..text.len().min(NUMBER_LINE_BYTES_MAX)];
     let Some(line_end) = window.iter().position(|&byte| byte == b'\n') else {
         return if text.len() < NUMBER_LINE_BYTES_MAX {
@@ -549,6 +564,26 @@ mod tests {
             b"get ''\n".to_vec(),
         ]
         .concat()
+    }
+
+    #[test]
+    fn short_numbers_are_those_that_any_number_is() {
+        let same = |text: &[u8]| match (number_line(text), any_number_line(text)) {
+            (
+                NumberLine::Number { number, bytes },
+                NumberLine::Number { number: other, bytes: others },
+            ) => (number, bytes) == (other, others),
+            (NumberLine::Number { .. }, _) | (_, NumberLine::Number { .. }) => false,
+            _ => true,
+        };
+        for first in 0..=u8::MAX {
+            for second in 0..=u8::MAX {
+                for rest in [&b"\r\n"[..], b"\n", b"\r", b"", b"0\r\n"] {
+                    let text = [&[first, second], rest].concat();
+                    assert!(same(&text) && same(&text[1..]), "{text:?}");
+                }
+            }
+        }
     }
 
     #[test]
