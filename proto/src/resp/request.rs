@@ -10,6 +10,9 @@
 //! [`ProtocolError`] with Redis' wording; after it the input has no meaning and the connection must
 //! be closed.
 //!
+//! The hot path, per argument: `header` and `content`. What must not be added there: an allocation,
+//! a search where a number of one or two digits stands.
+//!
 //! Stricter than Redis: lines must end in CR LF, and so must bulk strings; only inline commands may
 //! end in a bare LF.
 

@@ -4,6 +4,10 @@
 //! a choice the contract in `command.rs` decides. A condition that names a version never creates
 //! a key. A command that is refused changes nothing, not even the order of use; one that takes
 //! effect makes its key the one used last.
+//!
+//! The hot path, per command and on every replica: [`Store::apply`] for `Set`. What must not be
+//! added there: a view of the whole entry (`Entries::get`) where one field is wanted, a copy of a
+//! value that nobody asked for.
 
 use super::arena::Address;
 use super::entries::{Content, NO_DEADLINE};

@@ -5,6 +5,10 @@
 //! written is bounded by what the engine has under way: entries by the replicas' own limits,
 //! checkpoints by one chunk per frame, and received snapshots by their size.
 //!
+//! The hot path, per turn of a core: [`Writer::entries`], [`Writer::next_write`] and
+//! [`Writer::release`]. What must not be added there: anything that visits every shard, a second
+//! copy of an entry's bytes.
+//!
 //! Invariants: one write is under way at most; frames are written in the order of their sequences;
 //! a frame that has begun to be written is never touched again.
 

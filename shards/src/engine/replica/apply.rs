@@ -3,6 +3,11 @@
 //! Entries are applied in order, each whole. Commands of this replica's own origins get their
 //! outcome here; so do reads that ride on an entry or are barred by it. What cannot be read stops
 //! the replica: an entry is never skipped.
+//!
+//! The hot path, per command and on every replica: the loops of [`Replica::apply_commands`] and
+//! [`Replica::run_batch`]. What must not be added there: an allocation, a second decoding of a
+//! command (checking it takes its lengths, warming its key), a lookup beside that in the store's
+//! table.
 
 use raft::ProgressState;
 use raft::eraftpb::{ConfChange, Entry, EntryType};
