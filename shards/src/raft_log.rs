@@ -9,6 +9,10 @@
 //! replica that joins later starts with nothing at all, and therefore always through a snapshot,
 //! because the members' configuration at the formation is not an entry of the log.
 //!
+//! Entries that raft-rs asks for in order to send them are copies. Committed ones, which it only
+//! hands back to be applied, come without the data of commands: who applies them reads it here,
+//! where it stays until then. So an entry of a megabyte is not copied to be read once.
+//!
 //! A snapshot handed to raft-rs holds no data: its bytes travel in chunks beside the Raft messages.
 
 use std::cell::{Cell, RefCell};
@@ -59,6 +63,10 @@ impl State {
         self.base.0 + self.entries.len() as u64
     }
 
+    fn entry(&self, index: Index) -> Option<&Entry> {
+        self.entries.get(index.0.checked_sub(self.base.0 + 1)? as usize)
+    }
+
     fn term(&self, index: u64) -> raft::Result<u64> {
         if index == self.base.0 {
             return Ok(self.base.1);
@@ -75,6 +83,11 @@ impl State {
 
 fn entry_bytes(entry: &Entry) -> usize {
     entry.data.len() + ENTRY_OVERHEAD_BYTES
+}
+
+fn without_data(entry: &Entry) -> Entry {
+    let &Entry { entry_type, term, index, .. } = entry;
+    Entry { entry_type, term, index, ..Entry::default() }
 }
 
 impl RaftLog {
@@ -129,6 +142,24 @@ impl RaftLog {
         let state = self.inner.state.borrow();
         let applied = state.applied.0;
         visit(&mut state.entries.iter().filter(|entry| entry.index > applied))
+    }
+
+    /// Length of the data of the entry at `index` in bytes; zero if the log does not have it.
+    pub fn data_len(&self, index: Index) -> usize {
+        self.inner.state.borrow().entry(index).map_or(0, |entry| entry.data.len())
+    }
+
+    /// Visits the data of the entry at `index` in `term`, if the log has it. Meanwhile the log can
+    /// be read, and not changed.
+    pub fn with_data<T>(
+        &self,
+        index: Index,
+        term: Term,
+        visit: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let state = self.inner.state.borrow();
+        let entry = state.entry(index).filter(|entry| entry.term == term.0)?;
+        Some(visit(&entry.data))
     }
 
     /// Appends `entries`, replacing what stands at their indices and after.
@@ -212,7 +243,7 @@ impl RaftLog {
     /// Term and hash of the entry at `index`, if the log still has it.
     pub fn print_at(&self, index: Index) -> Option<(Term, u64)> {
         let state = self.inner.state.borrow();
-        let entry = state.entries.get(index.0.checked_sub(state.base.0 + 1)? as usize)?;
+        let entry = state.entry(index)?;
         let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&entry.data, entry.entry_type as u64);
         Some((Term(entry.term), hash))
     }
@@ -252,8 +283,10 @@ impl Storage for RaftLog {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
+        // What may be fetched later is for others. Everything else is for this replica.
+        let is_to_be_sent = context.can_async();
         let state = self.inner.state.borrow();
         if low <= state.base.0 {
             return Err(raft::Error::Store(StorageError::Compacted));
@@ -270,7 +303,8 @@ impl Storage for RaftLog {
             if !entries.is_empty() && size > budget {
                 break;
             }
-            entries.push(entry.clone());
+            let is_whole = is_to_be_sent || entry.entry_type() != EntryType::EntryNormal;
+            entries.push(if is_whole { entry.clone() } else { without_data(entry) });
         }
         Ok(entries)
     }
@@ -319,6 +353,21 @@ mod tests {
         assert_eq!(log.last(), Index(3));
         assert_eq!(log.term_at(Index(3)), Some(Term(2)));
         assert_eq!(log.bytes(), 2 * (10 + ENTRY_OVERHEAD_BYTES));
+    }
+
+    #[test]
+    fn who_applies_an_entry_reads_its_data_here_and_who_sends_it_gets_a_copy() {
+        let log = RaftLog::formed(vec![1]);
+        let mut change = entry(3, 1);
+        change.set_entry_type(EntryType::EntryConfChange);
+        log.append(vec![entry(2, 1), change.clone()]);
+        let entries = |can_async| log.entries(2, 4, None, GetEntriesContext::empty(can_async));
+        assert_eq!(entries(true).expect("entries"), [entry(2, 1), change.clone()]);
+        let bare = Entry { data: Vec::new(), ..entry(2, 1) };
+        assert_eq!(entries(false).expect("entries"), [bare, change]);
+        assert_eq!(log.with_data(Index(2), Term(1), <[u8]>::to_vec), Some(vec![0; 10]));
+        assert_eq!(log.with_data(Index(2), Term(2), <[u8]>::to_vec), None, "another entry");
+        assert_eq!((log.data_len(Index(2)), log.data_len(Index(4))), (10, 0));
     }
 
     #[test]

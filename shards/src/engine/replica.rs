@@ -147,7 +147,7 @@ pub struct Replica {
     removal_wanted: bool,
     /// Whether it may propose one such entry.
     removal_allowed: bool,
-    /// Committed, and not applied yet.
+    /// Committed, and not applied yet. The data of commands is in the log.
     committed: VecDeque<Entry>,
     committed_bytes: usize,
     /// Touches that may still be proposed, or sent to the leader, in this tick.
@@ -852,7 +852,8 @@ impl Replica {
             self.raw.on_persist_ready(number);
             self.send_all(messages, courier);
         }
-        self.committed_bytes += committed.iter().map(|entry| entry.data.len()).sum::<usize>();
+        let data_len = |entry: &Entry| self.log.data_len(Index(entry.index));
+        self.committed_bytes += committed.iter().map(data_len).sum::<usize>();
         self.committed.extend(committed);
         self.apply(now, courier);
         for state in read_states {

@@ -82,14 +82,14 @@ impl Replica {
         let mut last = None;
         while self.stopped.is_none() && !self.committed.is_empty() && courier.work.may_apply() {
             let Some(entry) = self.committed.pop_front() else { break };
-            self.committed_bytes -= entry.data.len();
+            let data_len = self.log.data_len(Index(entry.index));
+            self.committed_bytes -= data_len;
             let removed = self.store.expired() + self.store.evicted();
             let (index, term) = (Index(entry.index), Term(entry.term));
             let own = self.take_own(index, term, courier);
             match entry.entry_type() {
-                EntryType::EntryNormal if entry.data.is_empty() => {}
                 EntryType::EntryNormal => {
-                    if let Err(reason) = self.apply_commands(now, &entry, own, courier) {
+                    if let Err(reason) = self.apply_data(now, (index, term), own, courier) {
                         self.stop(reason, courier);
                         return;
                     }
@@ -107,7 +107,7 @@ impl Replica {
             self.log.set_applied(index, term);
             self.note_applied(courier);
             let removed = self.store.expired() + self.store.evicted() - removed;
-            courier.work.spend(removed, entry.data.len());
+            courier.work.spend(removed, data_len);
             last = Some(index);
         }
         if let Some(last) = last {
@@ -164,15 +164,32 @@ impl Replica {
         own
     }
 
-    pub(super) fn apply_commands(
+    /// Applies what the log has at a committed index. What a leader begins its term with is empty.
+    fn apply_data(
         &mut self,
         now: Now,
-        entry: &Entry,
+        (index, term): (Index, Term),
         own: Option<Proposed>,
         courier: &mut Courier<'_>,
     ) -> Result<(), String> {
-        let reader = EntryReader::new(&entry.data)
-            .map_err(|error| format!("entry {} cannot be read: {error}", entry.index))?;
+        let log = self.log.clone();
+        let applied = log.with_data(index, term, |data| match data.is_empty() {
+            true => Ok(()),
+            false => self.apply_commands(now, index, data, own, courier),
+        });
+        applied.unwrap_or_else(|| Err(format!("entry {index} is committed and not in the log")))
+    }
+
+    fn apply_commands(
+        &mut self,
+        now: Now,
+        index: Index,
+        data: &[u8],
+        own: Option<Proposed>,
+        courier: &mut Courier<'_>,
+    ) -> Result<(), String> {
+        let reader = EntryReader::new(data)
+            .map_err(|error| format!("entry {index} cannot be read: {error}"))?;
         courier.work.spend(reader.len() as u64, 0);
         let epoch = self.formation.as_ref().map_or(0, |formation| formation.epoch);
         let view = self.view();
@@ -191,7 +208,7 @@ impl Replica {
         let Some(own) = own else {
             for (ordinal, command) in reader.commands().enumerate() {
                 self.warm_ahead(ordinal, reader.len(), &mut ahead);
-                let version = Version::new(epoch, Index(entry.index), ordinal);
+                let version = Version::new(epoch, index, ordinal);
                 self.store.apply(version, &command, Answer::Unwanted);
             }
             self.operations += reader.len() as u64;
@@ -212,7 +229,7 @@ impl Replica {
                 self.run_batch(reader.stamp(), std::iter::once(parcel), None, courier);
                 rider = riders.next();
             }
-            let version = Version::new(epoch, Index(entry.index), ordinal);
+            let version = Version::new(epoch, index, ordinal);
             let is_swapped = defect::is(Defect::SwappedReplies) && ordinal ^ 1 < reader.len();
             let whose = if is_swapped { ordinal ^ 1 } else { ordinal };
             match own.waiting.at(whose) {
