@@ -215,6 +215,10 @@ pub struct Core {
     /// Shards that the operator wants to go on from the replica here.
     recoveries: Vec<ShardId>,
     dirty: Vec<ShardId>,
+    /// Never used. raft-rs makes two vectors of entries of this size per proposal, and little else
+    /// has their size: where none is left, the allocator gives its page back, and takes another
+    /// for the next, which costs more than all that raft-rs does.
+    _page_keeper: Vec<raft::eraftpb::Entry>,
     /// Empty: memory for the shards that a turn looks at.
     shards_of_turn: Vec<ShardId>,
     work: Work,
@@ -283,6 +287,7 @@ impl Core {
             reads_asked: 0,
             recoveries: Vec::new(),
             dirty: Vec::new(),
+            _page_keeper: Vec::with_capacity(4),
             shards_of_turn: Vec::new(),
             work: Work::default(),
             held: Vec::new(),
