@@ -7,13 +7,14 @@
 //! Items of one size class share pages. Pages that have become sparse are emptied: while more than
 //! a sixteenth of a class is free, [`Arena::next_to_move`] names items of its emptier pages, and
 //! the caller moves them elsewhere, a few at a time. So a change in the sizes of values does not
-//! leave memory behind that only the old size can use. A page without items goes back to the
-//! allocator.
+//! leave memory behind that only the old size can use. A page without items is given back.
 //!
 //! Where an item lies is each replica's own affair and leaves no trace in what is replicated.
 //!
 //! Invariants: the first eight bytes of an item in use are not all zero, those of a free one are; a
 //! page stands in its class' list of partial pages if it has room and is not being emptied.
+
+use super::pieces::Pieces;
 
 /// Bytes of a page.
 const PAGE_BYTES: usize = 1 << PAGE_BITS;
@@ -148,6 +149,11 @@ impl Address {
     }
 
     #[inline]
+    fn page_number(self) -> u32 {
+        self.0 >> UNIT_BITS
+    }
+
+    #[inline]
     fn unit(self) -> u16 {
         (self.0 & ((1 << UNIT_BITS) - 1)) as u16
     }
@@ -195,11 +201,10 @@ struct Emptied {
 /// Pages of items.
 #[derive(Debug)]
 pub(super) struct Arena {
-    /// The bytes of each page; empty where a page was given back.
-    bytes: Vec<Box<[u8]>>,
+    /// The bytes of each page.
+    bytes: Pieces<PAGE_BYTES>,
+    /// Without items where a page was given back.
     pages: Vec<Page>,
-    /// Pages that were given back.
-    vacant: Vec<u32>,
     classes: Vec<Class>,
     emptied: Option<Emptied>,
     /// A class that may be sparse.
@@ -210,9 +215,8 @@ impl Arena {
     /// An arena without pages.
     pub fn new() -> Self {
         Arena {
-            bytes: Vec::new(),
+            bytes: Pieces::default(),
             pages: Vec::new(),
-            vacant: Vec::new(),
             classes: (0..CLASSES).map(|_| Class::default()).collect(),
             emptied: None,
             suspect: None,
@@ -222,13 +226,13 @@ impl Arena {
     /// The bytes from an item's first to the end of its page.
     #[inline]
     pub fn item(&self, address: Address) -> &[u8] {
-        &self.bytes[address.page()][address.offset()..]
+        &self.bytes.get(address.page_number())[address.offset()..]
     }
 
     /// The same, to be written.
     #[inline]
     pub fn item_mut(&mut self, address: Address) -> &mut [u8] {
-        &mut self.bytes[address.page()][address.offset()..]
+        &mut self.bytes.get_mut(address.page_number())[address.offset()..]
     }
 
     /// Whether an item of `bytes` bytes can stay where one is.
@@ -257,9 +261,11 @@ impl Arena {
         page.used += 1;
         let is_full = usize::from(page.used) == PAGE_BYTES / size;
         let address = Address::new(number as usize, unit);
-        if page.free != NO_UNIT {
-            let item = &mut self.bytes[number as usize][address.offset()..];
-            self.pages[number as usize].free = u16::from_le_bytes([item[8], item[9]]);
+        let item = &mut self.bytes.get_mut(number)[address.offset()..];
+        if page.free == NO_UNIT {
+            item[..8].fill(0);
+        } else {
+            page.free = u16::from_le_bytes([item[8], item[9]]);
         }
         self.classes[class].free -= 1;
         if is_full {
@@ -271,7 +277,7 @@ impl Arena {
     /// Frees an item.
     pub fn release(&mut self, address: Address) {
         let number = address.page();
-        let item = &mut self.bytes[number][address.offset()..];
+        let item = &mut self.bytes.get_mut(number as u32)[address.offset()..];
         let page = &mut self.pages[number];
         item[..8].fill(0);
         item[8..10].copy_from_slice(&page.free.to_le_bytes());
@@ -312,7 +318,7 @@ impl Arena {
         let emptied = self.emptied.as_mut()?;
         let page = &self.pages[emptied.page as usize];
         let size = usize::from(CLASS_BYTES[usize::from(page.class)]);
-        let bytes = &self.bytes[emptied.page as usize];
+        let bytes = self.bytes.get(emptied.page);
         while emptied.item < page.begun {
             let at = usize::from(emptied.item) * size;
             if bytes[at..at + 8] != [0; 8] {
@@ -328,10 +334,13 @@ impl Arena {
     pub fn next_in_use(&self, from: Address) -> Option<Address> {
         let mut offset = from.offset();
         for (number, page) in self.pages.iter().enumerate().skip(from.page()) {
-            let bytes = &self.bytes[number];
             let size = usize::from(CLASS_BYTES[usize::from(page.class)]);
             let first = offset.div_ceil(size);
             offset = 0;
+            if page.used == 0 {
+                continue;
+            }
+            let bytes = self.bytes.get(number as u32);
             let items = bytes.chunks_exact(size).take(usize::from(page.begun)).enumerate();
             let in_use = items.skip(first).find(|(_, item)| item[..8] != [0; 8]);
             if let Some((item, _)) = in_use {
@@ -347,18 +356,16 @@ impl Arena {
         usize::from(CLASS_BYTES[usize::from(self.pages[address.page()].class)])
     }
 
-    /// Gives up to `count_max` pages back at once, with whatever lies in them. Returns how many.
+    /// Gives about `count_max` pages back at once, with whatever lies in them. Returns how many.
     /// The arena cannot be used any more.
     pub fn tear_down(&mut self, count_max: usize) -> usize {
-        let count = count_max.min(self.bytes.len());
-        self.bytes.truncate(self.bytes.len() - count);
-        count
+        self.bytes.tear_down(count_max * PAGE_BYTES) / PAGE_BYTES
     }
 
     /// Pages in use, for tests and figures.
     #[cfg(test)]
     pub fn pages(&self) -> usize {
-        self.pages.len() - self.vacant.len()
+        self.bytes.in_use()
     }
 
     fn is_sparse(&self, class: usize) -> bool {
@@ -382,21 +389,13 @@ impl Arena {
     }
 
     fn add_page(&mut self, class: usize) -> u32 {
-        let bytes = vec![0; PAGE_BYTES].into_boxed_slice();
         let page = Page { used: 0, free: NO_UNIT, begun: 0, class: class as u8, place: NO_PLACE };
-        let number = match self.vacant.pop() {
-            Some(number) => {
-                self.bytes[number as usize] = bytes;
-                self.pages[number as usize] = page;
-                number
-            }
-            None => {
-                assert!(self.pages.len() < PAGES_MAX, "a shard's entries take 32 GiB at most");
-                self.bytes.push(bytes);
-                self.pages.push(page);
-                (self.pages.len() - 1) as u32
-            }
-        };
+        let number = self.bytes.add();
+        assert!((number as usize) < PAGES_MAX, "a shard's entries take 32 GiB at most");
+        match self.pages.get_mut(number as usize) {
+            Some(vacant) => *vacant = page,
+            None => self.pages.push(page),
+        }
         let items = PAGE_BYTES / usize::from(CLASS_BYTES[class]);
         self.classes[class].room += items;
         self.classes[class].free += items;
@@ -404,7 +403,7 @@ impl Arena {
         number
     }
 
-    /// Gives a page without items back to the allocator.
+    /// Gives a page without items back.
     fn give_back(&mut self, number: u32) {
         let page = &self.pages[number as usize];
         let class = usize::from(page.class);
@@ -418,8 +417,7 @@ impl Arena {
             self.unlist(number);
         }
         self.classes[class].room -= items;
-        self.bytes[number as usize] = Box::default();
-        self.vacant.push(number);
+        self.bytes.release(number);
     }
 
     fn list(&mut self, number: u32) {
@@ -442,12 +440,14 @@ impl Arena {
     pub fn check(&self) {
         let mut free = [0; CLASSES];
         let mut room = [0; CLASSES];
+        let mut pages = 0;
         for (number, page) in self.pages.iter().enumerate() {
-            let bytes = &self.bytes[number];
-            if bytes.is_empty() {
-                assert!(self.vacant.contains(&(number as u32)));
+            if page.used == 0 {
+                assert_eq!(page.place, NO_PLACE, "the list of the vacant page {number}");
                 continue;
             }
+            let bytes = self.bytes.get(number as u32);
+            pages += 1;
             let class = usize::from(page.class);
             let size = usize::from(CLASS_BYTES[class]);
             let begun = usize::from(page.begun);
@@ -462,6 +462,7 @@ impl Arena {
                 free[class] += self.free_items(number);
             }
         }
+        assert_eq!(pages, self.bytes.in_use());
         for (class, state) in self.classes.iter().enumerate() {
             assert_eq!((state.free, state.room), (free[class], room[class]), "class {class}");
         }

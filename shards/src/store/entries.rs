@@ -23,8 +23,8 @@
 //! entry's address put that right.
 
 use super::arena::{self, Address, Arena, ITEM_BYTES_MAX};
+use super::blocks::Blocks;
 use super::digest;
-use super::pages::Pages;
 use crate::ids::Version;
 
 /// The deadline of an entry without one.
@@ -55,7 +55,9 @@ const HAS_BLOCK: u8 = 16;
 const TABLE_BYTES: u64 = 7;
 /// Bytes of a deadline's place in the expiry index.
 const EXPIRY_BYTES: u64 = 24;
-/// An allocator rounds large blocks up by an eighth at most, and by half of that on the average.
+/// What a block is counted for beside its bytes: what tells where it lies, and a sixteenth of it
+/// for being rounded up and for what is free around it.
+const BLOCK_HEAD_BYTES: u64 = 24;
 const BLOCK_ROUNDING: u64 = 16;
 
 /// What decides how much memory an entry takes.
@@ -103,7 +105,7 @@ impl Shape {
         let block = match self.has_block() {
             true => {
                 let bytes = (self.key_len + self.value_len) as u64;
-                bytes + bytes / BLOCK_ROUNDING + size_of::<Block>() as u64
+                bytes + bytes / BLOCK_ROUNDING + BLOCK_HEAD_BYTES
             }
             false => 0,
         };
@@ -144,15 +146,6 @@ impl Content<'_> {
     }
 }
 
-/// Key and value of an entry that is too long for an item.
-#[derive(Debug, Default)]
-struct Block {
-    /// Empty if the block is free.
-    data: Box<[u8]>,
-    /// Hash of the data, so that a change of the deadline does not read a megabyte.
-    hash: u64,
-}
-
 /// An entry's bytes, to be read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
@@ -160,7 +153,8 @@ pub(super) struct Entry<'a> {
     /// Key and value.
     data: &'a [u8],
     key_len: usize,
-    block: Option<&'a Block>,
+    /// The hash that is kept of a block.
+    block_hash: Option<u64>,
 }
 
 impl<'a> Entry<'a> {
@@ -223,8 +217,7 @@ impl<'a> Entry<'a> {
     /// The entry's term of the digest: everything but its place in the order.
     #[inline]
     pub fn term(&self) -> u64 {
-        let hash = self.block.map_or_else(|| digest::hash_bytes(self.data), |block| block.hash);
-        self.term_with(hash)
+        self.term_with(self.block_hash.unwrap_or_else(|| digest::hash_bytes(self.data)))
     }
 
     /// The term by the bytes as they are, whatever hash was kept.
@@ -242,14 +235,13 @@ impl<'a> Entry<'a> {
 #[derive(Debug)]
 pub(super) struct Entries {
     arena: Arena,
-    blocks: Pages<Block>,
-    free_blocks: Pages<u32>,
+    blocks: Blocks,
 }
 
 impl Entries {
     /// Without entries.
     pub fn new() -> Self {
-        Entries { arena: Arena::new(), blocks: Pages::default(), free_blocks: Pages::default() }
+        Entries { arena: Arena::new(), blocks: Blocks::default() }
     }
 
     /// Reads an entry.
@@ -259,20 +251,21 @@ impl Entries {
         let bits = item[BITS_AT];
         let key_len = key_len_of(item);
         if bits & HAS_BLOCK != 0 {
-            let block = &self.blocks[half_at(item, data_at(item)) as usize];
-            return Entry { item, data: &block.data, key_len, block: Some(block) };
+            let (data, hash) = self.blocks.get(half_at(item, data_at(item)));
+            return Entry { item, data, key_len, block_hash: Some(hash) };
         }
         let value_len =
             usize::from(u16::from_le_bytes([item[VALUE_LEN_AT], item[VALUE_LEN_AT + 1]]));
         let start = data_at(item);
-        Entry { item, data: &item[start..start + key_len + value_len], key_len, block: None }
+        Entry { item, data: &item[start..start + key_len + value_len], key_len, block_hash: None }
     }
 
     /// Adds an entry without neighbours.
     pub fn insert(&mut self, content: &Content<'_>) -> Address {
         let shape = content.shape();
         let address = self.arena.allocate(shape.item_bytes());
-        let block = shape.has_block().then(|| self.add_block(content));
+        let [first, second] = content.value;
+        let block = shape.has_block().then(|| self.blocks.add([content.key, first, second]));
         compose(self.arena.item_mut(address), shape, content, block);
         address
     }
@@ -402,21 +395,14 @@ impl Entries {
             item[at + key_len..][..value.len()].copy_from_slice(value);
             return;
         }
-        let block = &mut self.blocks[half_at(item, at) as usize];
-        block.data[key_len..].copy_from_slice(value);
-        block.hash = digest::hash_bytes(&block.data);
+        self.blocks.overwrite(half_at(item, at), key_len, value);
     }
 
-    /// Adds bytes behind a value that has a block, which grows in place where the allocator can.
+    /// Adds bytes behind a value that has a block, which grows in place where there is room.
     pub fn append_to_block(&mut self, address: Address, addition: &[u8]) {
         let item = self.arena.item(address);
         debug_assert!(item[BITS_AT] & HAS_BLOCK != 0);
-        let block = &mut self.blocks[half_at(item, data_at(item)) as usize];
-        let mut data = std::mem::take(&mut block.data).into_vec();
-        data.reserve_exact(addition.len());
-        data.extend_from_slice(addition);
-        block.data = data.into_boxed_slice();
-        block.hash = digest::hash_bytes(&block.data);
+        self.blocks.append(half_at(item, data_at(item)), addition);
     }
 
     /// Whether the entry has a block.
@@ -428,9 +414,7 @@ impl Entries {
     pub fn release(&mut self, address: Address) {
         let item = self.arena.item(address);
         if item[BITS_AT] & HAS_BLOCK != 0 {
-            let number = half_at(item, data_at(item));
-            self.blocks[number as usize] = Block::default();
-            self.free_blocks.push(number);
+            self.blocks.release(half_at(item, data_at(item)));
         }
         self.arena.release(address);
     }
@@ -438,11 +422,8 @@ impl Entries {
     /// Gives up to about `count_max` pages and blocks back, for entries that are not needed any
     /// more. Returns how many.
     pub fn tear_down(&mut self, count_max: usize) -> usize {
-        let mut count = self.arena.tear_down(count_max);
-        while count < count_max && self.blocks.pop().is_some() {
-            count += 1;
-        }
-        count
+        let count = self.arena.tear_down(count_max);
+        count + self.blocks.tear_down(count_max.saturating_sub(count))
     }
 
     /// The neighbour that was used before.
@@ -556,9 +537,7 @@ impl Entries {
         let item = self.arena.item(address);
         let at = data_at(item);
         if item[BITS_AT] & HAS_BLOCK != 0 {
-            let block = &mut self.blocks[half_at(item, at) as usize];
-            let byte = nth_byte % block.data.len();
-            block.data[byte] ^= 1;
+            self.blocks.flip_bit(half_at(item, at), nth_byte);
         } else {
             let length = self.get(address).data().len();
             if length > 0 {
@@ -573,30 +552,19 @@ impl Entries {
         self.arena.pages()
     }
 
-    /// Checks the arena, for tests.
+    /// Moves some blocks to where they leave less unused.
+    pub fn move_blocks(&mut self) {
+        self.blocks.move_some();
+    }
+
+    /// Checks the arena and the blocks, for tests.
     pub fn check(&self) {
         self.arena.check();
+        self.blocks.check();
     }
 
     fn set_half(&mut self, address: Address, at: usize, half: u32) {
         self.arena.item_mut(address)[at..at + 4].copy_from_slice(&half.to_le_bytes());
-    }
-
-    fn add_block(&mut self, content: &Content<'_>) -> u32 {
-        let [first, second] = content.value;
-        let data = [content.key, first, second].concat().into_boxed_slice();
-        let hash = digest::hash_bytes(&data);
-        let block = Block { data, hash };
-        match self.free_blocks.pop() {
-            Some(number) => {
-                self.blocks[number as usize] = block;
-                number
-            }
-            None => {
-                self.blocks.push(block);
-                (self.blocks.len() - 1) as u32
-            }
-        }
     }
 }
 

@@ -17,6 +17,8 @@
 
 mod apply;
 mod arena;
+mod blocks;
+mod chunks;
 mod clock;
 mod digest;
 mod entries;
@@ -24,6 +26,7 @@ mod expiry;
 mod numbers;
 mod order;
 mod pages;
+mod pieces;
 mod policy;
 mod retired;
 mod scrub;
@@ -55,7 +58,7 @@ use retired::Retired;
 use scrub::Scrub;
 use snapshot::Cursor;
 use std::fmt;
-use table::{KeyHash, Keys, Table};
+use table::{KeyHash, KeyName, Keys, Table};
 use touches::Touches;
 
 /// Due entries removed in one round at the start of a log entry, at most. `upkeep.rs` says how many
@@ -311,14 +314,16 @@ impl Store {
     }
 
     fn apply_touches(&mut self, touches: &[u8]) {
-        for name in touches::decode_all(touches) {
-            let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
-            let Some(entry) = self.table.named(name, &keys) else { continue };
-            if self.entries.deadline(entry) <= self.stamp.0 {
-                continue;
+        for touches in touches.chunks(WARM_COMMANDS_MAX * TOUCH_BYTES) {
+            self.warm_hashes(touches::decode_all(touches).map(KeyName::hash));
+            for name in touches::decode_all(touches) {
+                let keys = StoredKeys { entries: &self.entries, secret: self.key_secret };
+                let Some(entry) = self.table.named(name, &keys) else { continue };
+                if self.entries.deadline(entry) > self.stamp.0 {
+                    self.touch(entry);
+                    self.statistics.touched += 1;
+                }
             }
-            self.touch(entry);
-            self.statistics.touched += 1;
         }
     }
 
@@ -691,8 +696,9 @@ impl Store {
         }
     }
 
-    /// Moves some entries out of sparse pages.
+    /// Moves some entries out of sparse pages and chunks.
     fn move_some(&mut self) {
+        self.entries.move_blocks();
         for _ in 0..MOVED_PER_ENTRY_MAX {
             let Some(former) = self.entries.next_to_move() else { return };
             let address = self.entries.copy(former);

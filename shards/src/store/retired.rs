@@ -53,21 +53,21 @@ impl Retired {
         let mut budget = FREED_AT_ONCE_MAX;
         while let Some(entries) = self.entries.front_mut().filter(|_| budget > 0) {
             let freed = entries.tear_down(budget);
-            budget -= freed;
+            budget = budget.saturating_sub(freed);
             if freed == 0 {
                 self.entries.pop_front();
             }
         }
         while let Some(table) = self.tables.front_mut().filter(|_| budget > 0) {
             let freed = table.tear_down(budget);
-            budget -= freed;
+            budget = budget.saturating_sub(freed);
             if freed == 0 {
                 self.tables.pop_front();
             }
         }
         while let Some(index) = self.indexes.front_mut().filter(|_| budget > 0) {
             let freed = index.tear_down(budget);
-            budget -= freed;
+            budget = budget.saturating_sub(freed);
             if freed == 0 {
                 self.indexes.pop_front();
             }

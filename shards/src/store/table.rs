@@ -94,7 +94,7 @@ impl KeyName {
 
     /// A hash that is searched for in the same places.
     #[inline]
-    fn hash(self) -> KeyHash {
+    pub fn hash(self) -> KeyHash {
         KeyHash(self.0 << 16)
     }
 }

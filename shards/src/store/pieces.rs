@@ -1,0 +1,242 @@
+//! Memory in pieces of equal size, each of which goes back to the operating system when it is
+//! freed.
+//!
+//! Pieces lie in regions of address space, of which only what is in use is resident. An allocator
+//! puts several pieces on a page of its own and gives that back when the last of them is gone:
+//! where the sizes of values had changed, a quarter more was resident than in use. And a mapping
+//! for each piece would come to the number that a process may have, 65,530.
+//!
+//! A few freed pieces stay resident, so that a number of them that swings costs no system calls.
+//! What lies in a piece that is taken is anything.
+
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+
+/// Bytes of a region: address space, which costs nothing.
+pub(super) const REGION_BYTES: usize = 32 << 20;
+/// Freed pieces that stay resident: one for so many in use.
+const WARM_SHARE: usize = 32;
+/// Bytes that are given back in one step when all are.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Pieces of so many bytes, a power of two.
+#[derive(Debug, Default)]
+pub(super) struct Pieces<const BYTES: usize> {
+    regions: Vec<Region>,
+    /// Pieces that were ever in use: those before this number.
+    begun: usize,
+    /// Freed and resident.
+    warm: Vec<u32>,
+    /// Freed and given back.
+    cold: Vec<u32>,
+    /// Bytes of the last region, at the end of its pieces, that were given back because everything
+    /// is.
+    torn: usize,
+}
+
+#[derive(Debug)]
+enum Region {
+    Mapped(MmapMut),
+    /// Where the system grants no mapping. Nothing of it is given back.
+    Allocated(Box<[u8]>),
+}
+
+impl Region {
+    fn new() -> Self {
+        // Reserved address space is not memory that somebody will use.
+        match MmapOptions::new().len(REGION_BYTES).no_reserve_swap().map_anon() {
+            Ok(mapped) => Region::Mapped(mapped),
+            Err(_) => Region::Allocated(vec![0; REGION_BYTES].into_boxed_slice()),
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Region::Mapped(mapped) => mapped,
+            Region::Allocated(bytes) => bytes,
+        }
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Region::Mapped(mapped) => mapped,
+            Region::Allocated(bytes) => bytes,
+        }
+    }
+
+    /// Gives a range back. What lies in it is anything then.
+    fn give_back(&mut self, start: usize, len: usize) {
+        if let Region::Mapped(mapped) = self {
+            // SAFETY: the mapping is private, has no file, and is borrowed mutably here, so nobody
+            // refers to its bytes; they are zero afterwards, which are bytes as good as any. Safe
+            // code could only unmap whole regions, which wants them empty (module documentation).
+            let given =
+                unsafe { mapped.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
+            // Where a page of the system is larger than the range, it stays resident.
+            drop(given);
+        }
+    }
+}
+
+impl<const BYTES: usize> Pieces<BYTES> {
+    const PER_REGION: usize = REGION_BYTES / BYTES;
+
+    /// The bytes of a piece.
+    #[inline]
+    pub fn get(&self, number: u32) -> &[u8] {
+        let (region, place) = Self::place(number);
+        &self.regions[region].bytes()[place..place + BYTES]
+    }
+
+    /// The same, to be written.
+    #[inline]
+    pub fn get_mut(&mut self, number: u32) -> &mut [u8] {
+        let (region, place) = Self::place(number);
+        &mut self.regions[region].bytes_mut()[place..place + BYTES]
+    }
+
+    /// Copies `len` bytes from one piece to one, which may be the same.
+    pub fn copy(&mut self, from: (u32, usize), to: (u32, usize), len: usize) {
+        let (source, start) = Self::place(from.0);
+        let (target, end) = Self::place(to.0);
+        let (start, end) = (start + from.1, end + to.1);
+        match self.regions.get_disjoint_mut([source, target]) {
+            Ok([source, target]) => target.bytes_mut()[end..end + len]
+                .copy_from_slice(&source.bytes()[start..start + len]),
+            Err(_) => self.regions[source].bytes_mut().copy_within(start..start + len, end),
+        }
+    }
+
+    /// Takes a piece: one that was freed, or else the next number.
+    pub fn add(&mut self) -> u32 {
+        if let Some(number) = self.warm.pop().or_else(|| self.cold.pop()) {
+            return number;
+        }
+        if self.begun == self.regions.len() * Self::PER_REGION {
+            self.regions.push(Region::new());
+        }
+        self.begun += 1;
+        (self.begun - 1) as u32
+    }
+
+    /// Frees a piece.
+    pub fn release(&mut self, number: u32) {
+        self.warm.push(number);
+        while self.warm.len() > self.in_use() / WARM_SHARE {
+            let coldest = self.warm.swap_remove(0);
+            self.give_back(coldest, 0, BYTES);
+            self.cold.push(coldest);
+        }
+    }
+
+    /// Gives a part of a piece in use back, in which then lies anything.
+    pub fn give_back(&mut self, number: u32, start: usize, len: usize) {
+        let (region, place) = Self::place(number);
+        self.regions[region].give_back(place + start, len);
+    }
+
+    /// Pieces in use.
+    pub fn in_use(&self) -> usize {
+        self.begun - self.warm.len() - self.cold.len()
+    }
+
+    /// Gives memory back, whoever uses it: at most `bytes_max`, but for a step. Returns how much;
+    /// zero when none is left. No piece can be used any more.
+    pub fn tear_down(&mut self, bytes_max: usize) -> usize {
+        let mut given = 0;
+        while given < bytes_max
+            && let former = self.regions.len().saturating_sub(1) * Self::PER_REGION
+            && let Some(region) = self.regions.last_mut()
+        {
+            // What was never in use is not resident.
+            let left = (self.begun - former) * BYTES - self.torn;
+            let step = left.min(STEP_BYTES);
+            region.give_back(left - step, step);
+            self.torn += step;
+            given += step;
+            if left == step {
+                self.regions.pop();
+                self.begun = former;
+                self.torn = 0;
+            }
+        }
+        given
+    }
+
+    #[inline]
+    fn place(number: u32) -> (usize, usize) {
+        (number as usize / Self::PER_REGION, number as usize % Self::PER_REGION * BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: usize = 16 << 10;
+
+    /// How many of the system's pages of a piece are resident.
+    #[expect(clippy::disallowed_types, reason = "a look at this process")]
+    fn resident_pages(pieces: &Pieces<PIECE>, number: u32) -> usize {
+        use std::os::unix::fs::FileExt as _;
+        let first = pieces.get(number).as_ptr() as usize / 4096;
+        let mut states = [0; PIECE / 4096 * 8];
+        let map = std::fs::File::open("/proc/self/pagemap").expect("a Linux system");
+        map.read_exact_at(&mut states, first as u64 * 8).expect("pages of 4 KiB");
+        // The highest bit of each page's eight bytes says that it is present.
+        states.chunks_exact(8).filter(|state| state[7] & 0x80 != 0).count()
+    }
+
+    #[test]
+    fn pieces_keep_their_bytes_and_freed_ones_are_taken_again() {
+        let mut pieces = Pieces::<PIECE>::default();
+        let count = REGION_BYTES / PIECE * 2 + 5;
+        let numbers: Vec<u32> = (0..count).map(|_| pieces.add()).collect();
+        for &number in &numbers {
+            pieces.get_mut(number).fill(number as u8);
+        }
+        numbers.iter().step_by(3).for_each(|number| pieces.release(*number));
+        assert_eq!(pieces.in_use(), count - count.div_ceil(3));
+        for number in numbers.iter().filter(|number| *number % 3 != 0) {
+            assert!(pieces.get(*number).iter().all(|byte| *byte == *number as u8));
+        }
+        pieces.copy((1, 7), (4_000, 9), 100);
+        assert_eq!(pieces.get(4_000)[8..110], [&[4_000_u32 as u8][..], &[1; 100], &[160]].concat());
+        let mut again: Vec<u32> = (0..count.div_ceil(3)).map(|_| pieces.add()).collect();
+        again.sort_unstable();
+        assert!(again.iter().eq(numbers.iter().step_by(3)), "the freed ones");
+        assert_eq!(pieces.add() as usize, count);
+    }
+
+    #[test]
+    fn what_is_freed_is_not_resident_even_where_its_neighbours_are_in_use() {
+        let mut pieces = Pieces::<PIECE>::default();
+        let numbers: Vec<u32> = (0..1_000).map(|_| pieces.add()).collect();
+        let resident = |pieces: &Pieces<PIECE>| {
+            numbers.iter().map(|number| resident_pages(pieces, *number)).sum::<usize>()
+        };
+        assert_eq!(resident(&pieces), 0, "what was not used");
+        numbers.iter().for_each(|number| pieces.get_mut(*number).fill(1));
+        let full = resident(&pieces);
+        assert_eq!(full, 1_000 * PIECE / 4096);
+        numbers.iter().filter(|number| *number % 8 != 0).for_each(|number| pieces.release(*number));
+        let sparse = resident(&pieces);
+        assert!(sparse <= full / 8 + full / 8 / WARM_SHARE, "{sparse} of {full} pages");
+    }
+
+    #[test]
+    fn everything_is_given_back_in_steps() {
+        let mut pieces = Pieces::<PIECE>::default();
+        for _ in 0..REGION_BYTES / PIECE + 1 {
+            let number = pieces.add();
+            pieces.get_mut(number).fill(1);
+        }
+        let mut steps = 0;
+        while pieces.tear_down(STEP_BYTES) > 0 {
+            steps += 1;
+        }
+        assert_eq!(steps, REGION_BYTES / STEP_BYTES, "what was in use and no more");
+        assert!(pieces.regions.is_empty());
+    }
+}
