@@ -462,11 +462,10 @@ impl World {
             self.trace.update(&[frame.to.node.0 as u8, frame.to.core.0 as u8]);
             self.trace.update(&frame.bytes);
             let length = frame.bytes.len();
-            // A long message has a frame of its own, and what is behind it may have another.
-            let is_small = length < LARGE_FRAME_BYTES;
-            if sent.iter().any(|&(to, lane, length)| {
-                (to, lane) == (frame.to, frame.lane) && length < LARGE_FRAME_BYTES && is_small
-            }) {
+            // A long message ends the frame before it, and may end its own.
+            let is_small = |length| length < LARGE_FRAME_BYTES;
+            let last = sent.iter().rfind(|&&(to, lane, _)| (to, lane) == (frame.to, frame.lane));
+            if last.is_some_and(|&(_, _, last)| is_small(last) && is_small(length)) {
                 self.checkers.violation(format!("{at} sent two frames to {} in a turn", frame.to));
             }
             sent.push((frame.to, frame.lane, length));
