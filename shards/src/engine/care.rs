@@ -12,7 +12,7 @@ use crate::contract::{CareCounts, Event, Finding, Lane, Now, Outputs};
 use crate::ids::{Address, Nanos, NodeId, ReplicaId, ShardId, Term};
 use crate::store::ScrubProgress;
 
-/// Bytes looked at in one turn, at most, unless an entry is larger.
+/// Bytes looked at in one turn, at most.
 const SLICE_BYTES: u64 = 64 << 10;
 /// Ticks between two questions of a quarantined replica (200 ms).
 const STANDING_TICKS: u32 = 4;

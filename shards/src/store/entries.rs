@@ -220,12 +220,18 @@ impl<'a> Entry<'a> {
         self.term_with(self.block_hash.unwrap_or_else(|| digest::hash_bytes(self.data)))
     }
 
+    /// The hash of the bytes as it was when they were written, if it is kept: for blocks.
+    pub fn kept_hash(&self) -> Option<u64> {
+        self.block_hash
+    }
+
     /// The term by the bytes as they are, whatever hash was kept.
     pub fn term_anew(&self) -> u64 {
         self.term_with(digest::hash_bytes(self.data))
     }
 
-    fn term_with(&self, hash: u64) -> u64 {
+    /// The term, given the hash of the bytes as they are.
+    pub fn term_with(&self, hash: u64) -> u64 {
         let lengths_and_flags = (self.key_len as u64) << 32 | u64::from(self.flags());
         digest::absorb(hash, [lengths_and_flags, self.version().0, self.deadline()])
     }
