@@ -6,8 +6,8 @@
 //! lie in memory, and their terms are computed anew from the bytes as they are. The sum of a whole
 //! pass must be the sum that was kept. What changes meanwhile changes both sums where the pass has
 //! been already, and only the kept one where it has yet to come; so nothing needs to stand still,
-//! and no small entry has to keep a hash. A long value is hashed a piece at a time; if it is written
-//! meanwhile, it is as fresh as can be, and this pass has no more to do with it.
+//! and no small entry has to keep a hash. A long value is hashed a piece at a time; if it is
+//! written meanwhile, it is as fresh as can be, and this pass has no more to do with it.
 //!
 //! It finds damage in keys, values, versions, deadlines and flags. It does not look at the order,
 //! the table and the expiry index.
