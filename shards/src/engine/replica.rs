@@ -549,6 +549,7 @@ impl Replica {
         }
         self.tick_follower_reads(now, courier);
         self.tick_touches(courier);
+        self.store.free_some();
         self.expire(now.monotonic, courier);
         self.hold_ticks = self.hold_ticks.saturating_sub(1);
         self.last_at_ticks.rotate_left(1);

@@ -16,6 +16,8 @@
 
 use super::pieces::Pieces;
 
+/// Bytes of a region of pages.
+const REGION_BYTES: usize = 4 << 20;
 /// Bytes of a page.
 const PAGE_BYTES: usize = 1 << PAGE_BITS;
 const PAGE_BITS: u32 = 14;
@@ -202,7 +204,7 @@ struct Emptied {
 #[derive(Debug)]
 pub(super) struct Arena {
     /// The bytes of each page.
-    bytes: Pieces<PAGE_BYTES>,
+    bytes: Pieces<PAGE_BYTES, REGION_BYTES>,
     /// Without items where a page was given back.
     pages: Vec<Page>,
     classes: Vec<Class>,

@@ -18,11 +18,15 @@
 //! Invariants: the runs of a chunk follow each other without a gap and fill it; no two free runs
 //! are neighbours; the free runs of all chunks but the one that is being emptied are in `free`.
 
-use super::pieces::{Pieces, REGION_BYTES};
+use super::pieces::Pieces;
 use std::collections::BTreeSet;
 
-/// Bytes of the smallest chunk, and of a page of the operating system.
+/// Bytes of a chunk for small blocks, and of a region of them.
 const SMALL_CHUNK_BYTES: usize = 512 << 10;
+const SMALL_REGION_BYTES: usize = 4 << 20;
+/// Bytes of a chunk for large blocks, which is a region.
+const LARGE_CHUNK_BYTES: usize = 32 << 20;
+/// Bytes of a page of most operating systems. With larger ones less is given back.
 const PAGE_BYTES: usize = 4 << 10;
 /// Chunks are emptied when more than one in so many units is free, beyond those of one chunk.
 const FREE_SHARE: usize = 16;
@@ -35,9 +39,9 @@ const IN_VAIN_MAX: usize = 16;
 const NOBODY: u32 = u32::MAX;
 
 /// Chunks for blocks of 2 to 32 KiB.
-pub(super) type SmallChunks = Chunks<256, SMALL_CHUNK_BYTES>;
+pub(super) type SmallChunks = Chunks<256, SMALL_CHUNK_BYTES, SMALL_REGION_BYTES>;
 /// Chunks for longer blocks.
-pub(super) type LargeChunks = Chunks<PAGE_BYTES, REGION_BYTES>;
+pub(super) type LargeChunks = Chunks<PAGE_BYTES, LARGE_CHUNK_BYTES, LARGE_CHUNK_BYTES>;
 
 /// Where a run begins: the chunk, and behind it the unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,8 +79,12 @@ pub(super) struct Moved {
 
 /// Chunks of runs.
 #[derive(Debug, Default)]
-pub(super) struct Chunks<const UNIT_BYTES: usize, const CHUNK_BYTES: usize> {
-    bytes: Pieces<CHUNK_BYTES>,
+pub(super) struct Chunks<
+    const UNIT_BYTES: usize,
+    const CHUNK_BYTES: usize,
+    const REGION_BYTES: usize,
+> {
+    bytes: Pieces<CHUNK_BYTES, REGION_BYTES>,
     chunks: Vec<Chunk>,
     /// Free runs by length.
     free: BTreeSet<(u16, Start)>,
@@ -93,7 +101,9 @@ pub(super) struct Chunks<const UNIT_BYTES: usize, const CHUNK_BYTES: usize> {
     free_before: usize,
 }
 
-impl<const UNIT_BYTES: usize, const CHUNK_BYTES: usize> Chunks<UNIT_BYTES, CHUNK_BYTES> {
+impl<const UNIT_BYTES: usize, const CHUNK_BYTES: usize, const REGION_BYTES: usize>
+    Chunks<UNIT_BYTES, CHUNK_BYTES, REGION_BYTES>
+{
     const UNITS: usize = {
         assert!(CHUNK_BYTES / UNIT_BYTES <= 1 << 15, "runs count units in 16 bits");
         CHUNK_BYTES / UNIT_BYTES
@@ -174,13 +184,13 @@ impl<const UNIT_BYTES: usize, const CHUNK_BYTES: usize> Chunks<UNIT_BYTES, CHUNK
         let released = usize::from(chunk.runs[at].units);
         chunk.used -= released;
         self.used -= released;
-        if chunk.used == 0 {
-            self.give_back(number);
-            return;
-        }
         if UNIT_BYTES >= PAGE_BYTES {
             let (number, offset) = Self::byte_place(start);
             self.bytes.give_back(number, offset, released * UNIT_BYTES);
+        }
+        if chunk.used == 0 {
+            self.give_back(number);
+            return;
         }
         chunk.runs[at].owner = NOBODY;
         if chunk.runs.get(at + 1).is_some_and(Run::is_free) {
@@ -269,10 +279,51 @@ impl<const UNIT_BYTES: usize, const CHUNK_BYTES: usize> Chunks<UNIT_BYTES, CHUNK
         Some(Moved { owner: run.owner, start, bytes })
     }
 
-    /// Gives about `bytes_max` bytes back at once, with whatever lies in them. Returns how many. No
-    /// run can be used any more.
+    /// Gives about `bytes_max` bytes back at once, with whatever lies in them. Returns how many,
+    /// zero when none are left. No run can be used any more.
     pub fn tear_down(&mut self, bytes_max: usize) -> usize {
-        self.bytes.tear_down(bytes_max)
+        if UNIT_BYTES < PAGE_BYTES {
+            return self.bytes.tear_down(bytes_max);
+        }
+        // Nothing but the runs in use is resident, and that may be little of a large chunk.
+        let mut given = 0;
+        while given < bytes_max
+            && let Some(chunk) = self.chunks.last_mut()
+        {
+            match chunk.runs.pop() {
+                Some(run) if !run.is_free() => {
+                    let bytes = usize::from(run.units) * UNIT_BYTES;
+                    let number = self.chunks.len() as u32 - 1;
+                    self.bytes.give_back(number, usize::from(run.start) * UNIT_BYTES, bytes);
+                    given += bytes;
+                }
+                Some(_) => {}
+                None => {
+                    self.chunks.pop();
+                    self.bytes.drop_region();
+                    given += UNIT_BYTES;
+                }
+            }
+        }
+        given
+    }
+
+    /// Chunks in use, for tests.
+    #[cfg(test)]
+    pub fn in_use(&self) -> usize {
+        self.bytes.in_use()
+    }
+
+    /// The chunk that is being emptied, for tests.
+    #[cfg(test)]
+    pub fn emptied(&self) -> Option<u32> {
+        self.emptied
+    }
+
+    /// The chunk of a run, for tests.
+    #[cfg(test)]
+    pub fn chunk_of(start: Start) -> u32 {
+        Self::byte_place(start).0
     }
 
     /// Runs in use, for tests.
@@ -485,6 +536,23 @@ mod tests {
         filled.check();
         assert_eq!(filled.chunks.bytes.in_use(), 0);
         assert!(filled.chunks.free.is_empty());
+    }
+
+    #[test]
+    fn a_long_run_that_is_freed_is_not_resident_and_its_neighbours_are() {
+        let mut chunks = LargeChunks::default();
+        let starts: Vec<Start> = (0..40).map(|owner| chunks.allocate(100_000, owner)).collect();
+        starts.iter().for_each(|start| chunks.bytes_mut(*start, 100_000).fill(1));
+        let room = 100_000_usize.next_multiple_of(PAGE_BYTES);
+        let resident = |chunks: &LargeChunks, start| {
+            super::super::pieces::resident_bytes(chunks.bytes(start, room))
+        };
+        assert!(starts.iter().all(|start| resident(&chunks, *start) == room));
+        starts.iter().step_by(2).for_each(|start| chunks.release(*start));
+        for (number, start) in starts.iter().enumerate() {
+            assert_eq!(resident(&chunks, *start), number % 2 * room, "run {number}");
+        }
+        assert!(chunks.bytes(starts[7], 100_000).iter().all(|byte| *byte == 1));
     }
 
     #[test]

@@ -552,6 +552,12 @@ impl Entries {
         }
     }
 
+    /// Chunks of small blocks, for tests.
+    #[cfg(test)]
+    pub fn small_chunks(&self) -> usize {
+        self.blocks.small_chunks()
+    }
+
     /// Pages of the arena, for tests.
     #[cfg(test)]
     pub fn pages(&self) -> usize {

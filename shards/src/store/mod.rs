@@ -295,6 +295,11 @@ impl Store {
         self.move_some();
     }
 
+    /// Gives some of the memory back that a flush has left. Nothing of it shows in the state.
+    pub fn free_some(&mut self) {
+        self.retired.free_some();
+    }
+
     /// Whether the next entry should bring a secret for the hashes of keys: none has so far.
     pub fn wants_key_secret(&self) -> bool {
         self.key_secret == 0 && self.table.len() == 0

@@ -8,19 +8,20 @@
 //!
 //! A few freed pieces stay resident, so that a number of them that swings costs no system calls.
 //! What lies in a piece that is taken is anything.
+//!
+//! Where a page of the system is larger than what is given back, or does not begin with it, less is
+//! given back: never more than was asked for.
 
-use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
 
-/// Bytes of a region: address space, which costs nothing.
-pub(super) const REGION_BYTES: usize = 32 << 20;
 /// Freed pieces that stay resident: one for so many in use.
 const WARM_SHARE: usize = 32;
 /// Bytes that are given back in one step when all are.
 const STEP_BYTES: usize = 1 << 20;
 
-/// Pieces of so many bytes, a power of two.
+/// Pieces of so many bytes, in regions of so many: powers of two.
 #[derive(Debug, Default)]
-pub(super) struct Pieces<const BYTES: usize> {
+pub(super) struct Pieces<const BYTES: usize, const REGION_BYTES: usize> {
     regions: Vec<Region>,
     /// Pieces that were ever in use: those before this number.
     begun: usize,
@@ -41,11 +42,16 @@ enum Region {
 }
 
 impl Region {
-    fn new() -> Self {
+    fn new(bytes: usize) -> Self {
         // Reserved address space is not memory that somebody will use.
-        match MmapOptions::new().len(REGION_BYTES).no_reserve_swap().map_anon() {
-            Ok(mapped) => Region::Mapped(mapped),
-            Err(_) => Region::Allocated(vec![0; REGION_BYTES].into_boxed_slice()),
+        match MmapOptions::new().len(bytes).no_reserve_swap().map_anon() {
+            Ok(mapped) => {
+                // A huge page would be resident for the first byte that is used of it. Where the
+                // system knows no huge pages there are none to be refused.
+                let _refused = mapped.advise(Advice::NoHugePage);
+                Region::Mapped(mapped)
+            }
+            Err(_) => Region::Allocated(vec![0; bytes].into_boxed_slice()),
         }
     }
 
@@ -65,21 +71,26 @@ impl Region {
         }
     }
 
-    /// Gives a range back. What lies in it is anything then.
-    fn give_back(&mut self, start: usize, len: usize) {
-        if let Region::Mapped(mapped) = self {
+    /// Gives the system's pages that lie within a range back, if its pages have so many bytes. What
+    /// lies in the range is anything then.
+    fn give_back(&mut self, start: usize, len: usize, page_bytes: usize) {
+        let end = (start + len) / page_bytes * page_bytes;
+        let start = start.next_multiple_of(page_bytes);
+        if let Region::Mapped(mapped) = self
+            && start < end
+        {
             // SAFETY: the mapping is private, has no file, and is borrowed mutably here, so nobody
             // refers to its bytes; they are zero afterwards, which are bytes as good as any. Safe
             // code could only unmap whole regions, which wants them empty (module documentation).
-            let given =
-                unsafe { mapped.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
-            // Where a page of the system is larger than the range, it stays resident.
-            drop(given);
+            let given = unsafe {
+                mapped.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+            };
+            debug_assert!(given.is_ok(), "whole pages of a mapping of ours: {given:?}");
         }
     }
 }
 
-impl<const BYTES: usize> Pieces<BYTES> {
+impl<const BYTES: usize, const REGION_BYTES: usize> Pieces<BYTES, REGION_BYTES> {
     const PER_REGION: usize = REGION_BYTES / BYTES;
 
     /// The bytes of a piece.
@@ -114,7 +125,7 @@ impl<const BYTES: usize> Pieces<BYTES> {
             return number;
         }
         if self.begun == self.regions.len() * Self::PER_REGION {
-            self.regions.push(Region::new());
+            self.regions.push(Region::new(REGION_BYTES));
         }
         self.begun += 1;
         (self.begun - 1) as u32
@@ -133,7 +144,12 @@ impl<const BYTES: usize> Pieces<BYTES> {
     /// Gives a part of a piece in use back, in which then lies anything.
     pub fn give_back(&mut self, number: u32, start: usize, len: usize) {
         let (region, place) = Self::place(number);
-        self.regions[region].give_back(place + start, len);
+        self.regions[region].give_back(place + start, len, rustix::param::page_size());
+    }
+
+    /// Gives the last region back at once, for users who have given back what was resident of it.
+    pub fn drop_region(&mut self) {
+        self.regions.pop();
     }
 
     /// Pieces in use.
@@ -152,7 +168,7 @@ impl<const BYTES: usize> Pieces<BYTES> {
             // What was never in use is not resident.
             let left = (self.begun - former) * BYTES - self.torn;
             let step = left.min(STEP_BYTES);
-            region.give_back(left - step, step);
+            region.give_back(left - step, step, rustix::param::page_size());
             self.torn += step;
             given += step;
             if left == step {
@@ -170,28 +186,30 @@ impl<const BYTES: usize> Pieces<BYTES> {
     }
 }
 
+/// How many bytes of a slice that begins with a page of the system are resident, for tests.
+#[cfg(test)]
+#[expect(clippy::disallowed_types, reason = "a look at this process")]
+pub(super) fn resident_bytes(bytes: &[u8]) -> usize {
+    use std::os::unix::fs::FileExt as _;
+    let page = rustix::param::page_size();
+    let mut states = vec![0; bytes.len() / page * 8];
+    let map = std::fs::File::open("/proc/self/pagemap").expect("a Linux system");
+    map.read_exact_at(&mut states, (bytes.as_ptr() as usize / page * 8) as u64).expect("a mapping");
+    // The highest bit of each page's eight bytes says that it is present.
+    states.chunks_exact(8).filter(|state| state[7] & 0x80 != 0).count() * page
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const PIECE: usize = 16 << 10;
-
-    /// How many of the system's pages of a piece are resident.
-    #[expect(clippy::disallowed_types, reason = "a look at this process")]
-    fn resident_pages(pieces: &Pieces<PIECE>, number: u32) -> usize {
-        use std::os::unix::fs::FileExt as _;
-        let first = pieces.get(number).as_ptr() as usize / 4096;
-        let mut states = [0; PIECE / 4096 * 8];
-        let map = std::fs::File::open("/proc/self/pagemap").expect("a Linux system");
-        map.read_exact_at(&mut states, first as u64 * 8).expect("pages of 4 KiB");
-        // The highest bit of each page's eight bytes says that it is present.
-        states.chunks_exact(8).filter(|state| state[7] & 0x80 != 0).count()
-    }
+    const REGION: usize = 4 << 20;
 
     #[test]
     fn pieces_keep_their_bytes_and_freed_ones_are_taken_again() {
-        let mut pieces = Pieces::<PIECE>::default();
-        let count = REGION_BYTES / PIECE * 2 + 5;
+        let mut pieces = Pieces::<PIECE, REGION>::default();
+        let count = REGION / PIECE * 2 + 5;
         let numbers: Vec<u32> = (0..count).map(|_| pieces.add()).collect();
         for &number in &numbers {
             pieces.get_mut(number).fill(number as u8);
@@ -201,8 +219,8 @@ mod tests {
         for number in numbers.iter().filter(|number| *number % 3 != 0) {
             assert!(pieces.get(*number).iter().all(|byte| *byte == *number as u8));
         }
-        pieces.copy((1, 7), (4_000, 9), 100);
-        assert_eq!(pieces.get(4_000)[8..110], [&[4_000_u32 as u8][..], &[1; 100], &[160]].concat());
+        pieces.copy((1, 7), (400, 9), 100);
+        assert_eq!(pieces.get(400)[8..110], [&[400_u32 as u8][..], &[1; 100], &[144]].concat());
         let mut again: Vec<u32> = (0..count.div_ceil(3)).map(|_| pieces.add()).collect();
         again.sort_unstable();
         assert!(again.iter().eq(numbers.iter().step_by(3)), "the freed ones");
@@ -211,24 +229,42 @@ mod tests {
 
     #[test]
     fn what_is_freed_is_not_resident_even_where_its_neighbours_are_in_use() {
-        let mut pieces = Pieces::<PIECE>::default();
+        let mut pieces = Pieces::<PIECE, REGION>::default();
         let numbers: Vec<u32> = (0..1_000).map(|_| pieces.add()).collect();
-        let resident = |pieces: &Pieces<PIECE>| {
-            numbers.iter().map(|number| resident_pages(pieces, *number)).sum::<usize>()
+        let resident = |pieces: &Pieces<PIECE, REGION>| {
+            numbers.iter().map(|number| resident_bytes(pieces.get(*number))).sum::<usize>()
         };
         assert_eq!(resident(&pieces), 0, "what was not used");
         numbers.iter().for_each(|number| pieces.get_mut(*number).fill(1));
         let full = resident(&pieces);
-        assert_eq!(full, 1_000 * PIECE / 4096);
+        assert_eq!(full, 1_000 * PIECE);
         numbers.iter().filter(|number| *number % 8 != 0).for_each(|number| pieces.release(*number));
         let sparse = resident(&pieces);
-        assert!(sparse <= full / 8 + full / 8 / WARM_SHARE, "{sparse} of {full} pages");
+        assert!(sparse <= full / 8 + full / 8 / WARM_SHARE, "{sparse} of {full} bytes");
+    }
+
+    #[test]
+    fn pieces_smaller_than_a_page_of_the_system_take_nothing_from_their_neighbours() {
+        let mut pieces = Pieces::<1024, REGION>::default();
+        let numbers: Vec<u32> = (0..64).map(|_| pieces.add()).collect();
+        numbers.iter().for_each(|number| pieces.get_mut(*number).fill(1 + *number as u8));
+        numbers.iter().step_by(5).for_each(|number| pieces.release(*number));
+        for number in numbers.iter().filter(|number| *number % 5 != 0) {
+            assert_eq!(pieces.get(*number), [1 + *number as u8; 1024], "piece {number}");
+        }
+        // Parts that do not end where pages do.
+        let mut pieces = Pieces::<PIECE, REGION>::default();
+        let number = pieces.add();
+        pieces.get_mut(number).fill(7);
+        pieces.give_back(number, 4_000, 9_000);
+        let bytes = pieces.get(number);
+        assert!(bytes[..4_000].iter().chain(&bytes[13_000..]).all(|byte| *byte == 7));
     }
 
     #[test]
     fn everything_is_given_back_in_steps() {
-        let mut pieces = Pieces::<PIECE>::default();
-        for _ in 0..REGION_BYTES / PIECE + 1 {
+        let mut pieces = Pieces::<PIECE, REGION>::default();
+        for _ in 0..REGION / PIECE + 1 {
             let number = pieces.add();
             pieces.get_mut(number).fill(1);
         }
@@ -236,7 +272,7 @@ mod tests {
         while pieces.tear_down(STEP_BYTES) > 0 {
             steps += 1;
         }
-        assert_eq!(steps, REGION_BYTES / STEP_BYTES, "what was in use and no more");
+        assert_eq!(steps, REGION / STEP_BYTES, "what was in use and no more");
         assert!(pieces.regions.is_empty());
     }
 }

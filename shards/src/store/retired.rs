@@ -2,7 +2,7 @@
 //!
 //! A flush, and the state that comes with a snapshot, make a whole store superfluous at once. To
 //! free it takes as long as it is large; so it is put aside here, and some of it is freed at the
-//! start of each log entry and whenever the core has nothing else to do.
+//! start of each log entry and at each tick: the more, the more flushes wait.
 
 use std::collections::VecDeque;
 
@@ -10,11 +10,12 @@ use super::entries::Entries;
 use super::expiry::ExpiryIndex;
 use super::table::Table;
 
-/// Pages of entries, blocks and parts of tables that are freed at once, at most: a megabyte of
-/// small entries.
-const FREED_AT_ONCE_MAX: usize = 64;
+/// Pages of entries, blocks and parts of tables that are freed at once for each flush that waits: a
+/// megabyte of small entries.
+const FREED_AT_ONCE: usize = 64;
 
-/// What waits to be freed. It grows with each flush by what the flush removed.
+/// What waits to be freed. It grows with each flush by what the flush removed, and shrinks the
+/// faster the more there is.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
     entries: VecDeque<Entries>,
@@ -50,7 +51,7 @@ impl Retired {
 
     /// Frees some.
     pub fn free_some(&mut self) {
-        let mut budget = FREED_AT_ONCE_MAX;
+        let mut budget = FREED_AT_ONCE * self.entries.len().max(1);
         while let Some(entries) = self.entries.front_mut().filter(|_| budget > 0) {
             let freed = entries.tear_down(budget);
             budget = budget.saturating_sub(freed);

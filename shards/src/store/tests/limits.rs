@@ -5,8 +5,11 @@ use crate::command::{Command, End, Expiry, KEY_BYTES_MAX, Operation, SetConditio
 use crate::ids::{Millis, Version};
 use crate::reply::Status;
 use crate::store::{
-    Answer, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX, Opening, Store, accounted_bytes,
+    Answer, EVICTED_PER_ENTRY_MAX, EXPIRED_PER_ENTRY_MAX, Opening, Store, StoreSettings,
+    accounted_bytes,
 };
+
+const DELETE: Operation<'_> = Operation::Delete { version: Version(0), return_old: false };
 
 fn set(value: &[u8]) -> Operation<'_> {
     set_at(value, Expiry::Never)
@@ -218,4 +221,24 @@ fn a_lowered_limit_is_reached_in_steps_and_nothing_grows_meanwhile() {
     assert_eq!(bench.apply("", limit(count * entry)).number, 50 * entry);
     assert_eq!(bench.apply("more", set(b"v")).status, Status::Ok);
     assert_eq!(bench.store.keys(), 51);
+}
+
+#[test]
+fn blocks_that_stay_move_together_when_most_are_deleted() {
+    let mut bench = Bench {
+        store: Store::new(StoreSettings { value_bytes_max: 10_000, ..settings(64 << 20) }),
+        version: 0,
+    };
+    let keys: Vec<String> = (0..4_000).map(|number| number.to_string()).collect();
+    for key in &keys {
+        bench.apply_unchecked(key, set(&[7; 5_000]));
+    }
+    let full = bench.store.entries.small_chunks();
+    for key in keys.iter().filter(|key| !key.ends_with('3')) {
+        bench.apply_unchecked(key, DELETE);
+    }
+    (0..100).for_each(|_| bench.store.begin_entry(Opening::at(Millis(1))));
+    let sparse = bench.store.entries.small_chunks();
+    assert!(sparse <= full / 10 + full / 100 + 2, "{sparse} of {full} chunks for a tenth");
+    bench.store.check();
 }

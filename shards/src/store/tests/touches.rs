@@ -49,6 +49,27 @@ fn a_read_moves_nothing_and_its_touch_does() {
 }
 
 #[test]
+fn every_touch_of_an_entry_counts_in_its_order_however_many_there_are() {
+    let mut bench = Bench::new(1 << 20);
+    bench.at(1_000);
+    let keys: Vec<String> = (0..150).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        bench.apply_unchecked(key, set(b"1"));
+    }
+    bench.at(1_000 + INTERVAL);
+    bench.at(1_001 + 2 * INTERVAL);
+    for key in keys.iter().rev() {
+        bench.read(key, GET);
+    }
+    let touches = taken(&mut bench);
+    assert_eq!(touches.len(), 150 * TOUCH_BYTES);
+    bench.store.apply_touches(&touches);
+    bench.store.check();
+    assert_eq!(bench.order(), keys);
+    assert_eq!(bench.store.touched(), 150);
+}
+
+#[test]
 fn a_touched_key_outlives_one_that_was_written_later() {
     let mut bench = long_unused(3 * cost(1, 1));
     bench.read("a", GET);
