@@ -109,7 +109,9 @@ struct Courier<'a> {
 }
 
 /// The last batch of each origin core and shard that was refused, or given back after it had been
-/// taken. One entry per shard and core of the cluster at most.
+/// taken. One entry per shard and core of the cluster at most. It stays when the link to the origin
+/// is lost, since the origin's link to here may live on, with later batches on it. A new life of
+/// the origin counts batches from elsewhere, and may see one refused for nothing.
 type Refusals = std::collections::BTreeMap<(ShardId, Address), u64>;
 
 impl Courier<'_> {
@@ -156,7 +158,9 @@ impl Courier<'_> {
             Origin::Local(token) => self.returned.push((shard, Parked::new(token, parcel))),
             Origin::Remote { to, batch, .. } => {
                 if !siblings::is_for_replica(batch) {
-                    self.refusals.insert((shard, to), batch);
+                    // A later one may have been refused before this one was given back.
+                    let last = self.refusals.entry((shard, to)).or_insert(batch);
+                    *last = batch.max(*last);
                 }
                 self.fail(shard, view, &[parcel.origin], Status::NotLeader);
             }
@@ -654,7 +658,6 @@ impl Core {
 
     fn link_down(&mut self, to: Address, outputs: &mut Outputs) {
         self.outbox.link_down(to);
-        self.refusals.retain(|(_, origin), _| *origin != to);
         for ended in self.transfers.link_down(to) {
             self.end_transfer(ended);
         }

@@ -133,6 +133,9 @@ impl Route {
     }
 }
 
+/// The number of the last write of unknown fate of each connection with a shard.
+type LostWrites = BTreeMap<(ShardId, u32), u64>;
+
 /// An outcome that the router itself came to.
 pub type Verdict = (Token, Status);
 
@@ -486,37 +489,52 @@ impl Router {
     pub fn link_down(&mut self, to: Address, verdicts: &mut Vec<Verdict>) {
         let lost: Vec<u64> =
             self.batches.iter().filter(|(_, b)| b.to == to).map(|(&id, _)| id).collect();
-        // The newest first, so that a read is known to be followed by a lost write.
-        let mut writers = BTreeSet::new();
+        let writers = self.lost_writes(&lost);
         for id in lost.into_iter().rev() {
-            self.give_up(id, Status::LinkLost, &mut writers, verdicts);
+            self.give_up(id, Status::LinkLost, &writers, verdicts);
         }
     }
 
+    /// The last write of unknown fate of each connection, if these batches are lost. What was sent
+    /// again stands in a later batch than what followed it: the order of batches says nothing.
+    fn lost_writes(&self, lost: &[u64]) -> LostWrites {
+        let mut writes = LostWrites::new();
+        for id in lost.iter().filter(|id| !self.filled.contains(id)) {
+            let Some(batch) = self.batches.get(id) else { continue };
+            let unknown = |sent: &&Sent| !sent.is_read && !sent.answered && !sent.returned;
+            for sent in batch.items.iter().filter(unknown) {
+                let last = writes.entry((batch.shard, sent.token.connection)).or_insert(0);
+                *last = sent.number.max(*last);
+            }
+        }
+        writes
+    }
+
     /// Ends a batch whose answers will not be waited for. Of what was sent, writes have an unknown
-    /// fate; reads go around again, unless one of `writers`, the connections with a later write of
-    /// unknown fate, sent them.
+    /// fate; reads go around again, unless a later one of the `writes` is their connection's.
     fn give_up(
         &mut self,
         id: u64,
         status: Status,
-        writers: &mut BTreeSet<(ShardId, u32)>,
+        writes: &LostWrites,
         verdicts: &mut Vec<Verdict>,
     ) {
         let was_sent = !self.filled.contains(&id);
         if let Some(batch) = self.batches.get_mut(&id)
             && was_sent
         {
-            let writer = |sent: &Sent| (batch.shard, sent.token.connection);
+            let is_followed = |sent: &Sent| {
+                let last = writes.get(&(batch.shard, sent.token.connection));
+                last.is_some_and(|&last| sent.number < last)
+            };
             for sent in batch.items.iter_mut().rev().filter(|sent| !sent.answered) {
                 if sent.returned {
                     continue;
                 }
                 if !sent.is_read {
-                    writers.insert(writer(sent));
                     sent.answered = true;
                     verdicts.push((sent.token, status));
-                } else if status == Status::DeadlinePassed || writers.contains(&writer(sent)) {
+                } else if status == Status::DeadlinePassed || is_followed(sent) {
                     sent.answered = true;
                     verdicts.push((sent.token, Status::ReadTimeout));
                 }
@@ -529,9 +547,9 @@ impl Router {
     /// fate, what is parked will not be done.
     pub fn end(&mut self, verdicts: &mut Vec<Verdict>) {
         let under_way: Vec<u64> = self.batches.keys().copied().collect();
-        let mut writers = BTreeSet::new();
+        let writes = self.lost_writes(&under_way);
         for id in under_way.into_iter().rev() {
-            self.give_up(id, Status::LinkLost, &mut writers, verdicts);
+            self.give_up(id, Status::LinkLost, &writes, verdicts);
         }
         for parked in self.routes.iter_mut().flat_map(|route| route.parked.drain(..)) {
             verdicts.push((parked.token, Status::ShuttingDown));
@@ -544,7 +562,7 @@ impl Router {
         let overdue: Vec<u64> =
             self.batches.iter().filter(|(_, b)| b.deadline <= now).map(|(&id, _)| id).collect();
         for id in overdue.into_iter().rev() {
-            self.give_up(id, Status::DeadlinePassed, &mut BTreeSet::new(), verdicts);
+            self.give_up(id, Status::DeadlinePassed, &LostWrites::new(), verdicts);
         }
         for route in &mut self.routes {
             let held_bytes = &mut self.held_bytes;
