@@ -1,6 +1,9 @@
 //! The command line: flags to options.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -12,8 +15,10 @@ use crate::goal::Goal;
 use crate::keys::Distribution;
 use crate::options::{Mode, Options, Pacing, TimeToLive};
 use crate::presets::Preset;
+use crate::replay::Misses;
 use crate::search::SearchOptions;
 use crate::shape::Shape;
+use crate::trace::{TRACE_REQUESTS_DEFAULT, TRACE_REQUESTS_MAX, Trace};
 use crate::units;
 use crate::values::ValueSize;
 
@@ -28,10 +33,10 @@ const TRIAL_DEFAULT: Duration = Duration::from_secs(3);
 /// --rate the loop is open: requests start when they are due, whatever the server does, and their
 /// latency counts from then, so that a stalled server cannot hide the requests it delayed.
 ///
-/// The exit code is 0 if the run took place, 1 if it could not, 2 for wrong flags. Requests that
-/// fail are part of the report. A search (--slo) ends with 0 if it found a rate that the server
-/// bounds, with 3 if no rate meets the goals, and with 4 if something else than the server ended
-/// it: its rate is a lower bound then.
+/// The exit code is 0 if the run took place, 1 if it could not, 2 for wrong flags or a wrong trace.
+/// Requests that fail are part of the report. A search (--slo) ends with 0 if it found a rate that
+/// the server bounds, with 3 if no rate meets the goals, and with 4 if something else than the
+/// server ended it: its rate is a lower bound then.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "coracle-loadgen", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -67,8 +72,8 @@ pub struct Cli {
     /// so many in an open one [default: 64].
     #[arg(long, short = 'P', value_name = "N")]
     pub pipeline: Option<u32>,
-    /// How long to measure (ms, s, m, h). [default: 10s; with --shape its steps; with --requests
-    /// no limit]
+    /// How long to measure (ms, s, m, h). [default: 10s; with --shape its steps; with --requests or
+    /// --trace no limit]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
     /// How many requests to measure at most (k, M, G are understood).
@@ -96,6 +101,25 @@ pub struct Cli {
     #[arg(long, value_enum, value_name = "NAME",
           conflicts_with_all = ["reads", "ratio", "distribution", "ttl"])]
     pub ycsb: Option<YcsbName>,
+    /// Replay the requests of a trace: lines of timestamp,key,size,operation,TTL. Keys, sizes,
+    /// reads, writes, removals and times to live are the trace's, and its end ends the run. Without
+    /// --trace-speed, --rate or --shape the loop is closed. The requests of a key keep their order.
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["keys", "key_prefix", "distribution", "value_size", "ycsb", "reads",
+                                "ratio", "ttl", "ttl_share", "prefill", "requests", "slo"])]
+    pub trace: Option<PathBuf>,
+    /// Open loop: start the requests of the trace at its own times, so many times as fast. Requests
+    /// of a trace in whole seconds are spread evenly over each second.
+    #[arg(long, value_name = "FACTOR", requires = "trace", conflicts_with_all = ["rate", "shape"])]
+    pub trace_speed: Option<f64>,
+    /// Write what a read of the trace does not find, with the size that the trace gives for it, as
+    /// users of a cache do. Each such write counts as an operation of its own.
+    #[arg(long, requires = "trace")]
+    pub trace_fill: bool,
+    /// Read at most so many requests of the trace (k, M, G are understood). Each takes 24 bytes of
+    /// memory, each distinct key its length and 8 more. [default: 100M]
+    #[arg(long, value_name = "N", value_parser = units::count, requires = "trace")]
+    pub trace_requests_max: Option<u64>,
     /// Part of the requests that read. [default: 0.9]
     #[arg(long, value_name = "0..1", conflicts_with = "ratio")]
     pub reads: Option<f64>,
@@ -273,17 +297,22 @@ impl Cli {
         if shape.is_none() && arrivals == Arrivals::Poisson {
             return Err("arrivals: only an open loop has them; give --rate or --shape".into());
         }
+        let trace = self.trace.as_deref().map(|path| self.read_trace(path)).transpose()?;
         let trial = searches.then_some(TRIAL_DEFAULT);
         let length = shape.as_ref().and_then(Shape::length).or(trial);
         let defaults = Options::new(self.addr.clone(), mode);
         let mut options = Options {
-            pacing: shape.map_or(Pacing::Closed, |shape| Pacing::Open { shape, arrivals }),
+            pacing: match (shape, self.trace_speed) {
+                (Some(shape), _) => Pacing::Open { shape, arrivals },
+                (None, Some(speed)) => Pacing::Recorded { speed },
+                (None, None) => Pacing::Closed,
+            },
             connections: self.connections,
             threads: self.threads,
             pipeline: self.pipeline,
-            duration: match (self.duration.or(length), self.requests) {
-                (None, Some(_)) => None,
-                (duration, _) => duration.or(defaults.duration),
+            duration: match self.duration.or(length) {
+                None if self.requests.is_some() || trace.is_some() => None,
+                duration => duration.or(defaults.duration),
             },
             requests: self.requests,
             warmup: self.warmup,
@@ -310,6 +339,8 @@ impl Cli {
             interval: self.interval,
             events: self.events(),
             track_shards: self.shards || !self.events().is_empty(),
+            misses: if self.trace_fill { Misses::Fill } else { Misses::Count },
+            trace,
             ..defaults
         };
         if let Some(ycsb) = self.ycsb {
@@ -317,6 +348,19 @@ impl Cli {
         }
         options.check()?;
         Ok(options)
+    }
+
+    /// Reads the trace into memory.
+    fn read_trace(&self, path: &Path) -> Result<Arc<Trace>, String> {
+        let requests_max = self.trace_requests_max.unwrap_or(TRACE_REQUESTS_DEFAULT);
+        if !(1..=TRACE_REQUESTS_MAX).contains(&requests_max) {
+            return Err(format!("trace-requests-max: 1 to {TRACE_REQUESTS_MAX}"));
+        }
+        let wrong = |error: String| format!("trace: {}: {error}", path.display());
+        let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let trace = Trace::read(BufReader::new(file), &name, requests_max);
+        trace.map(Arc::new).map_err(|error| wrong(error.to_string()))
     }
 
     /// What is to happen during the run.
@@ -457,6 +501,25 @@ mod tests {
             ("--protocol http", "--protocol"),
             ("--addr nowhere", "--addr"),
             ("--speed 9", "--speed"),
+            ("--trace-speed 2", "--trace"),
+            ("--trace-fill", "--trace"),
+            ("--trace-requests-max 5", "--trace"),
+            ("--trace /no/such/file", "/no/such/file"),
+            ("--trace t --keys 5", "--keys"),
+            ("--trace t --key-prefix k", "--key-prefix"),
+            ("--trace t --distribution uniform", "--distribution"),
+            ("--trace t --value-size 5", "--value-size"),
+            ("--trace t --ycsb a", "--ycsb"),
+            ("--trace t --reads 1", "--reads"),
+            ("--trace t --ratio 1:1", "--ratio"),
+            ("--trace t --ttl 5", "--ttl"),
+            ("--trace t --prefill", "--prefill"),
+            ("--trace t --requests 5", "--requests"),
+            ("--trace t --slo p99=1ms", "--slo"),
+            ("--trace t --trace-speed 2 --rate 5", "--rate"),
+            ("--trace t --trace-speed 2 --shape steps:1k@1s", "--shape"),
+            ("--trace t --trace-speed 2 --arrivals poisson", "arrivals"),
+            ("--trace t --trace-requests-max 0", "trace-requests-max"),
         ] {
             let error = parse(flags).expect_err(flags);
             assert!(error.contains(name), "{flags}: {error}");

@@ -92,6 +92,11 @@ pub struct Connection {
     pub listed: bool,
     /// Whether it is noted as having something to send.
     pub dirty: bool,
+    /// Requests of a trace that wait for room here, because their keys belong to it. Whoever adds
+    /// to it bounds it.
+    pub waiting: VecDeque<Flight>,
+    /// Since when the first of them waits to be so.
+    pub waiting_since_ns: u64,
     /// What it says first, each time it is made.
     greeting: Option<&'static [u8]>,
     stream: Option<TcpStream>,
@@ -114,6 +119,8 @@ impl Connection {
             excused_until_ns: 0,
             listed: false,
             dirty: false,
+            waiting: VecDeque::new(),
+            waiting_since_ns: 0,
             greeting,
             stream: None,
             output: Vec::new(),
@@ -123,6 +130,20 @@ impl Connection {
             in_flight: VecDeque::new(),
             next_opaque: 0,
         }
+    }
+
+    /// Lets a request wait for room.
+    pub fn wait(&mut self, flight: Flight, now_ns: u64) {
+        if self.waiting.is_empty() {
+            self.waiting_since_ns = now_ns;
+        }
+        self.waiting.push_back(flight);
+    }
+
+    /// The request that has waited longest, if one does.
+    pub fn next_waiting(&mut self, now_ns: u64) -> Option<Flight> {
+        self.waiting_since_ns = now_ns;
+        self.waiting.pop_front()
     }
 
     /// Starts to connect.

@@ -13,6 +13,7 @@ mod arrivals;
 pub mod cli;
 mod connection;
 mod cpu;
+pub mod csv;
 mod events;
 mod goal;
 pub mod hdr_log;
@@ -24,6 +25,7 @@ mod plot;
 mod presets;
 mod random;
 mod record;
+mod replay;
 mod report;
 mod run;
 mod search;
@@ -31,6 +33,7 @@ mod second;
 mod shape;
 mod shards;
 mod timer;
+mod trace;
 #[cfg(test)]
 mod truth;
 pub mod units;
@@ -45,16 +48,22 @@ pub use goal::Goal;
 pub use keys::{DEFAULT_THETA, Distribution, KeyChooser, THETA_MAX};
 pub use options::{
     CONNECTIONS_MAX, KEY_DIGITS, Mode, OPEN_PIPELINE_DEFAULT, Options, PIPELINE_MAX, Pacing,
-    ROWS_MAX, THREADS_MAX, TimeToLive, Writes,
+    ROWS_MAX, SPEED_MAX, THREADS_MAX, TimeToLive, Writes,
 };
 pub use page::{Named, compare, page};
 pub use presets::Preset;
 pub use random::{Random, mix};
 pub use record::{Counts, Phase};
-pub use report::{Errors, Generator, Latency, Report, SecondSummary, Setting, StageSummary};
+pub use replay::Misses;
+pub use report::{
+    Errors, Generator, Latency, Report, SecondSummary, Setting, StageSummary, TraceSummary,
+};
 pub use run::{Error, run};
 pub use search::{BoundedBy, Outcome, SearchOptions, Trial, Verdict, search};
 pub use second::Second;
 pub use shape::{Shape, Stage};
 pub use shards::{ShardSummary, UNAVAILABLE_NS_MIN, Window};
+pub use trace::{
+    RECORD_BYTES, TRACE_KEY_BYTES_MAX, TRACE_REQUESTS_DEFAULT, TRACE_REQUESTS_MAX, Trace,
+};
 pub use values::ValueSize;

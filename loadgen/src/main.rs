@@ -36,6 +36,9 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(path) = cli.trace.as_ref().filter(|_| !cli.quiet) {
+        eprintln!("reading {}", path.display());
+    }
     let parsed = cli.options().and_then(|options| Ok((options, cli.search()?)));
     let (options, wanted) = match parsed {
         Ok(parsed) => parsed,

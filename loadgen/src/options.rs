@@ -9,7 +9,9 @@ use client::{Address, Protocol, ReadFrom};
 use crate::arrivals::Arrivals;
 use crate::events::{EVENTS_MAX, Plan};
 use crate::keys::Distribution;
+use crate::replay::Misses;
 use crate::shape::Shape;
+use crate::trace::Trace;
 use crate::values::ValueSize;
 
 /// Most connections of a run: more would need more ports than one address has.
@@ -29,6 +31,8 @@ const KEY_PREFIX_BYTES_MAX: usize = 200;
 /// Bytes that the pipelines of all connections may need at once.
 const PIPELINE_BYTES_MAX: u64 = 4 << 30;
 
+/// Highest factor between a trace's time and that of the run.
+pub const SPEED_MAX: f64 = 1e6;
 /// How much after its time a send is late unless the options say otherwise.
 const LATE_AFTER_DEFAULT: Duration = Duration::from_millis(1);
 /// Shortest interval of the rows over time.
@@ -77,6 +81,11 @@ pub enum Pacing {
         shape: Shape,
         /// How they are spaced.
         arrivals: Arrivals,
+    },
+    /// When the trace says, whatever the server does. Latency counts from then.
+    Recorded {
+        /// How many seconds of the trace pass in one, above 0 and up to [`SPEED_MAX`].
+        speed: f64,
     },
 }
 
@@ -170,6 +179,11 @@ pub struct Options {
     pub events: Vec<Plan>,
     /// Whether requests are told apart by shard, in cluster mode: it costs a little per request.
     pub track_shards: bool,
+    /// The requests to replay, instead of requests that are drawn. Keys, sizes, reads, writes and
+    /// times to live are the trace's then, and its end ends the run.
+    pub trace: Option<Arc<Trace>>,
+    /// What follows a read of the trace that found nothing.
+    pub misses: Misses,
     /// Ends the run early when it becomes true; what has been measured is reported.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -205,6 +219,8 @@ impl Options {
             late_after: LATE_AFTER_DEFAULT,
             events: Vec::new(),
             track_shards: false,
+            trace: None,
+            misses: Misses::Count,
             stop: None,
         }
     }
@@ -213,7 +229,7 @@ impl Options {
     pub fn pipeline(&self) -> u32 {
         self.pipeline.unwrap_or(match self.pacing {
             Pacing::Closed => 1,
-            Pacing::Open { .. } => OPEN_PIPELINE_DEFAULT,
+            Pacing::Open { .. } | Pacing::Recorded { .. } => OPEN_PIPELINE_DEFAULT,
         })
     }
 
@@ -242,7 +258,9 @@ impl Options {
             wrong(!share(ttl.share), "ttl-share: 0 to 1")?;
             wrong(ttl.seconds == 0 || ttl.seconds > 2_592_000, "ttl: 1 s to 30 days")?;
         }
-        let endless = self.duration.is_none() && self.requests.is_none();
+        self.check_trace()?;
+        let ends = self.requests.is_some() || self.trace.is_some();
+        let endless = self.duration.is_none() && !ends;
         wrong(endless, "duration: without it the run needs requests")?;
         wrong(self.duration == Some(Duration::ZERO), "duration: must be above 0")?;
         wrong(self.requests == Some(0), "requests: at least 1")?;
@@ -265,9 +283,73 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Says what makes no sense where a trace is replayed, and what only a trace gives sense to.
+    fn check_trace(&self) -> Result<(), String> {
+        let wrong =
+            |condition: bool, text: &str| if condition { Err(text.to_owned()) } else { Ok(()) };
+        let Some(trace) = &self.trace else {
+            let recorded = matches!(self.pacing, Pacing::Recorded { .. });
+            wrong(recorded, "trace-speed: only a trace has times; give --trace")?;
+            return wrong(self.misses == Misses::Fill, "trace-fill: only with --trace");
+        };
+        wrong(self.prefill, "prefill: not with a trace, which writes what it writes")?;
+        wrong(self.requests.is_some(), "requests: not with a trace; see --trace-requests-max")?;
+        wrong(self.writes != Writes::Update, "ycsb: not with a trace, which has its own requests")?;
+        wrong(self.time_to_live.is_some(), "ttl: not with a trace, which has its own")?;
+        let Pacing::Recorded { speed } = self.pacing else { return Ok(()) };
+        wrong(!(speed > 0.0 && speed <= SPEED_MAX), "trace-speed: above 0 and up to 10^6")?;
+        if let Some(line) = trace.unordered_line() {
+            return Err(format!(
+                "trace-speed: the timestamp of line {line} is before that of the line above"
+            ));
+        }
+        let rows = trace.length_s() / speed / self.interval.as_secs_f64().max(1e-9);
+        let endless = self.duration.is_none() && rows > ROWS_MAX as f64;
+        wrong(endless, "interval: more than 86400 rows; or cut the trace with --duration")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn trace(lines: &str) -> Option<Arc<Trace>> {
+        Some(Arc::new(Trace::read(lines.as_bytes(), "t", 100).expect("a trace")))
+    }
+
+    #[test]
+    fn what_a_trace_brings_itself_is_refused_by_name() {
+        let address: Address = "127.0.0.1:1".parse().expect("an address");
+        let drawn = Options::new(vec![address], Mode::Resp);
+        let base =
+            Options { trace: trace("0,a,1,get\n2,a,1,get\n"), duration: None, ..drawn.clone() };
+        assert_eq!(base.check(), Ok(()));
+        let recorded = Pacing::Recorded { speed: 2.0 };
+        assert_eq!(Options { pacing: recorded.clone(), ..base.clone() }.check(), Ok(()));
+        let speed = |speed| Options { pacing: Pacing::Recorded { speed }, ..base.clone() };
+        let ttl = TimeToLive { share: 0.5, seconds: 1 };
+        let back = trace("5,a,1,get\n4,a,1,get\n");
+        let week = trace("0,a,1,get\n604800,a,1,get\n");
+        for (name, options) in [
+            ("prefill", Options { prefill: true, ..base.clone() }),
+            ("requests", Options { requests: Some(5), ..base.clone() }),
+            ("ycsb", Options { writes: Writes::Modify, ..base.clone() }),
+            ("ttl", Options { time_to_live: Some(ttl), ..base.clone() }),
+            ("trace-speed", speed(0.0)),
+            ("trace-speed", speed(f64::NAN)),
+            ("trace-speed", speed(SPEED_MAX * 1.1)),
+            ("trace-speed", Options { pacing: recorded.clone(), ..drawn.clone() }),
+            ("trace-speed", Options { trace: back.clone(), ..speed(1.0) }),
+            ("trace-fill", Options { misses: Misses::Fill, ..drawn.clone() }),
+            ("interval", Options { trace: week.clone(), ..speed(1.0) }),
+        ] {
+            let error = options.check().expect_err(name);
+            assert!(error.starts_with(&format!("{name}:")), "{error}");
+        }
+        assert_eq!(Options { trace: week, ..speed(10.0) }.check(), Ok(()));
+        assert_eq!(Options { trace: back, ..base.clone() }.check(), Ok(()));
+    }
 
     #[test]
     fn contradictions_are_named() {

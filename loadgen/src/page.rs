@@ -99,6 +99,7 @@ pub fn page(reports: &[Named<'_>]) -> String {
         }
     }
     figures(&mut out, reports);
+    traces(&mut out, reports);
     for chart in [curve(reports), throughput(reports), latency(reports)] {
         out.push_str(&chart.svg());
     }
@@ -129,7 +130,10 @@ fn settings(out: &mut String, reports: &[Named<'_>]) {
         let load = match (setting.rate, &setting.shape) {
             (Some(rate), _) => format!("{} op/s", short(rate)),
             (None, Some(shape)) => shape.clone(),
-            (None, None) => format!("{} loop", setting.pacing),
+            (None, None) => match report.trace.as_ref().and_then(|trace| trace.speed) {
+                Some(speed) => format!("the trace's time × {speed}"),
+                None => format!("{} loop", setting.pacing),
+            },
         };
         row(
             out,
@@ -165,6 +169,42 @@ fn figures(out: &mut String, reports: &[Named<'_>]) {
     out.push_str("</table>\n");
 }
 
+/// What was replayed, where a trace was.
+fn traces(out: &mut String, reports: &[Named<'_>]) {
+    if reports.iter().all(|Named { report, .. }| report.trace.is_none()) {
+        return;
+    }
+    out.push_str("<h2>Traces</h2>\n<table>\n");
+    let titles = [
+        "run",
+        "trace",
+        "requests",
+        "keys",
+        "hit ratio",
+        "hits",
+        "misses",
+        "filled",
+        "writes",
+        "removals",
+    ];
+    row(out, "th", &titles.map(str::to_owned));
+    for Named { name, report } in reports {
+        let Some(trace) = &report.trace else { continue };
+        let hit_ratio = report.hit_ratio.map(|ratio| format!("{:.2} %", ratio * 100.0));
+        let counts = [trace.hits, trace.misses, trace.fills, trace.writes, trace.deletes];
+        let mut cells = vec![
+            (*name).to_owned(),
+            trace.name.clone(),
+            trace.requests.to_string(),
+            trace.keys.to_string(),
+            hit_ratio.unwrap_or_else(|| "–".into()),
+        ];
+        cells.extend(counts.map(|count| count.to_string()));
+        row(out, "td", &cells);
+    }
+    out.push_str("</table>\n");
+}
+
 fn curve(reports: &[Named<'_>]) -> Chart {
     let line = |named: &Named<'_>| Line {
         name: named.name.to_owned(),
@@ -194,7 +234,8 @@ fn throughput(reports: &[Named<'_>]) -> Chart {
     let mut lines = Vec::new();
     for Named { name, report } in reports {
         lines.push(over_time((*name).to_owned(), report, |row| Some(row.rate)));
-        if report.setting.shape.is_some() {
+        let has_times = report.trace.as_ref().is_some_and(|trace| trace.speed.is_some());
+        if report.setting.shape.is_some() || has_times {
             lines.push(over_time(format!("{name}: offered"), report, |row| row.offered));
         }
     }

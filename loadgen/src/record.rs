@@ -50,6 +50,10 @@ pub struct Counts {
     pub writes: u64,
     /// Reads that found a value.
     pub hits: u64,
+    /// Writes that followed a read that found nothing.
+    pub fills: u64,
+    /// Removals, of keys that were there or not; they count as writes, too.
+    pub deletes: u64,
     /// Requests the server refused and has not done.
     pub refused_not_done: u64,
     /// Requests of which the server said that it does not know.
@@ -95,6 +99,8 @@ impl Counts {
             (&mut self.reads, other.reads),
             (&mut self.writes, other.writes),
             (&mut self.hits, other.hits),
+            (&mut self.fills, other.fills),
+            (&mut self.deletes, other.deletes),
             (&mut self.refused_not_done, other.refused_not_done),
             (&mut self.refused_unknown, other.refused_unknown),
             (&mut self.lost_not_done, other.lost_not_done),
@@ -253,6 +259,8 @@ impl Recorder {
         } else {
             interval.writes.saturating_record(latency);
             interval.counts.writes += 1;
+            interval.counts.fills += u64::from(kind == Kind::Fill);
+            interval.counts.deletes += u64::from(kind == Kind::Delete);
         }
     }
 

@@ -5,6 +5,7 @@
 //! last stage, and to no rate.
 
 mod text;
+mod trace;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::second::{Second, add, milliseconds, per_second};
 use crate::shape::Shape;
 use crate::shards::ShardSummary;
 use crate::worker::Summary;
+pub use trace::TraceSummary;
 
 /// Part of a core's time above which a thread of the generator is the bottleneck.
 /// Its time without a core counts with it.
@@ -262,6 +264,8 @@ pub struct Report {
     pub writes: Latency,
     /// Part of the reads that found a value.
     pub hit_ratio: Option<f64>,
+    /// The trace, if one was replayed.
+    pub trace: Option<TraceSummary>,
     /// Requests that failed.
     pub errors: Errors,
     /// Redirects followed.
@@ -350,8 +354,10 @@ impl Report {
         let (pacing, shape) = match &options.pacing {
             Pacing::Closed => ("closed", None),
             Pacing::Open { shape, .. } => ("open", Some(shape)),
+            Pacing::Recorded { .. } => ("open", None),
         };
         let rate = shape.and_then(Shape::constant_rate);
+        let trace = options.trace.as_deref();
         let changing = shape.filter(|shape| shape.constant_rate().is_none());
         Report {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -364,10 +370,11 @@ impl Report {
                 connections: options.connections,
                 threads: options.threads,
                 pipeline: options.pipeline(),
-                keys: options.keys,
-                distribution: options.distribution.to_string(),
-                value_size: options.value_size.to_string(),
-                read_share: options.read_share,
+                keys: trace.map_or(options.keys, |trace| trace.keys()),
+                distribution: trace
+                    .map_or(options.distribution.to_string(), |_| "those of a trace".into()),
+                value_size: trace.map_or(options.value_size, |trace| trace.sizes()).to_string(),
+                read_share: trace.map_or(options.read_share, |trace| trace.read_share()),
                 writes: options.writes.name().into(),
                 seed: options.seed,
             },
@@ -377,6 +384,7 @@ impl Report {
             reads: Latency::default(),
             writes: Latency::default(),
             hit_ratio: None,
+            trace: TraceSummary::of(options),
             errors: Errors::default(),
             redirects: 0,
             maps: 0,
@@ -458,6 +466,9 @@ impl Report {
         self.reads = Latency::of(&self.read_histogram);
         self.writes = Latency::of(&self.write_histogram);
         self.hit_ratio = (counts.reads > 0).then(|| counts.hits as f64 / counts.reads as f64);
+        if let Some(trace) = &mut self.trace {
+            trace.count(counts);
+        }
         self.errors = Errors {
             not_done: counts.not_done(),
             unsent: counts.unsent,
@@ -550,7 +561,17 @@ impl Report {
             ));
         }
         if counts.reads > 0 && counts.hits == 0 {
-            warnings.push("no read found a value: use --prefill to load the keys first".into());
+            let remedy = match &self.trace {
+                Some(_) => "use --trace-fill to write what is missing, as users of a cache do",
+                None => "use --prefill to load the keys first",
+            };
+            warnings.push(format!("no read found a value: {remedy}"));
+        }
+        if let Some(trace) = self.trace.as_ref().filter(|trace| trace.is_cut) {
+            warnings.push(format!(
+                "the trace has more than the {} requests that were read: see --trace-requests-max",
+                trace.requests
+            ));
         }
         if counts.codes.iter().any(|(code, _)| code == "MOVED") {
             warnings.push("the servers redirect: use --protocol resp-cluster".into());

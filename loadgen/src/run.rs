@@ -21,6 +21,7 @@ use crate::report::Report;
 use crate::second::Second;
 use crate::shape::Profile;
 use crate::shards::{Shards, summarize};
+use crate::trace::Trace;
 use crate::worker::{Clock, Lines, Message, Share, Summary, Times, Worker};
 
 /// How long the servers may take to show that they are there.
@@ -247,7 +248,51 @@ struct Collector<'a> {
     /// What each thread knows about shards, if they are told apart.
     shards: Vec<Shards>,
     /// What is due when, as soon as the run has started, if its loop is open.
-    profile: Option<Profile>,
+    due: Option<Due>,
+}
+
+/// What is due when in an open loop.
+enum Due {
+    /// By the shape of the load, up to the end of a trace if one is replayed.
+    Shaped { profile: Profile, requests: f64 },
+    /// By the times of a trace.
+    Recorded { trace: Arc<Trace>, start_ns: u64, speed: f64 },
+}
+
+impl Due {
+    /// What the options make due in a run with these times.
+    fn of(options: &Options, times: &Times) -> Option<Due> {
+        match (&options.pacing, &options.trace) {
+            (Pacing::Open { shape, .. }, trace) => Some(Due::Shaped {
+                profile: Profile::new(shape, times.start_ns, times.measure_ns),
+                requests: trace.as_ref().map_or(f64::INFINITY, |trace| trace.requests() as f64),
+            }),
+            (Pacing::Recorded { speed }, Some(trace)) => Some(Due::Recorded {
+                trace: Arc::clone(trace),
+                start_ns: times.start_ns,
+                speed: *speed,
+            }),
+            (Pacing::Recorded { .. } | Pacing::Closed, _) => None,
+        }
+    }
+
+    /// How many requests are due before a time.
+    fn before(&self, at_ns: u64) -> f64 {
+        match self {
+            Due::Shaped { profile, requests } => profile.due_before(at_ns).min(*requests),
+            Due::Recorded { trace, start_ns, speed } => {
+                trace.due_before((at_ns.saturating_sub(*start_ns) as f64 * speed) as u64) as f64
+            }
+        }
+    }
+
+    /// The stage of the load that a time lies in.
+    fn stage_at(&self, at_ns: u64) -> usize {
+        match self {
+            Due::Shaped { profile, .. } => profile.stage_at(at_ns),
+            Due::Recorded { .. } => 0,
+        }
+    }
 }
 
 impl<'a> Collector<'a> {
@@ -266,7 +311,7 @@ impl<'a> Collector<'a> {
             summaries: vec![None; threads],
             report: Report::new(options),
             shards: Vec::new(),
-            profile: None,
+            due: None,
         }
     }
 
@@ -282,9 +327,7 @@ impl<'a> Collector<'a> {
                     self.ready += 1;
                     if self.ready == self.options.threads {
                         let at = self.times(clock);
-                        if let Pacing::Open { shape, .. } = &self.options.pacing {
-                            self.profile = Some(Profile::new(shape, at.start_ns, at.measure_ns));
-                        }
+                        self.due = Due::of(self.options, &at);
                         // Nobody else sets them.
                         let _ = times.set(at);
                     }
@@ -354,16 +397,16 @@ impl<'a> Collector<'a> {
 impl Collector<'_> {
     /// Says what was due in an interval, and in which stage of the load it lies.
     fn place(&self, second: &mut Second) -> usize {
-        let Some(profile) = &self.profile else { return 0 };
+        let Some(due) = &self.due else { return 0 };
         let (start_ns, end_ns) = (second.start_ns, second.start_ns + second.length_ns);
         second.offered = match second.phase {
             Phase::Drain => Some(0.0),
-            _ => Some(profile.due_before(end_ns) - profile.due_before(start_ns)),
+            _ => Some(due.before(end_ns) - due.before(start_ns)),
         };
         // What is left to do at the end of the last stage still belongs to it.
         let at_ns =
             if second.phase == Phase::Drain { start_ns.saturating_sub(1) } else { start_ns };
-        profile.stage_at(at_ns)
+        due.stage_at(at_ns)
     }
 }
 

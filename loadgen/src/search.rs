@@ -324,7 +324,7 @@ impl SearchOptions {
 fn at_rate(options: &Options, rate: f64) -> Options {
     let arrivals = match options.pacing {
         Pacing::Open { arrivals, .. } => arrivals,
-        Pacing::Closed => crate::arrivals::Arrivals::default(),
+        Pacing::Closed | Pacing::Recorded { .. } => crate::arrivals::Arrivals::default(),
     };
     Options {
         pacing: Pacing::Open { shape: Shape::Constant(rate), arrivals },

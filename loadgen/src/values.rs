@@ -84,9 +84,9 @@ impl Values {
     }
 
     #[inline]
-    fn parts(&self, key: u64) -> ([u8; NAME_BYTES], &[u8]) {
+    fn parts(&self, key: u64, size: usize) -> ([u8; NAME_BYTES], &[u8]) {
         let name = mix(key);
-        let rest = self.size(key).saturating_sub(NAME_BYTES);
+        let rest = size.saturating_sub(NAME_BYTES);
         let offset = name as usize % OFFSETS;
         (name.to_le_bytes(), self.block.get(offset..offset + rest).unwrap_or_default())
     }
@@ -94,16 +94,27 @@ impl Values {
     /// Appends the key's value.
     #[inline]
     pub fn append(&self, key: u64, out: &mut Vec<u8>) {
-        let (name, rest) = self.parts(key);
-        let name = &name[..self.size(key).min(NAME_BYTES)];
+        self.append_sized(key, self.size(key), out);
+    }
+
+    /// Appends a value of the key of `size` bytes, which is at most the longest.
+    #[inline]
+    pub fn append_sized(&self, key: u64, size: usize, out: &mut Vec<u8>) {
+        let (name, rest) = self.parts(key, size);
+        let name = &name[..size.min(NAME_BYTES)];
         out.extend_from_slice(name);
         out.extend_from_slice(rest);
     }
 
     /// Whether these bytes are the key's value.
     pub fn matches(&self, key: u64, bytes: &[u8]) -> bool {
-        let (name, rest) = self.parts(key);
-        bytes.len() == self.size(key)
+        bytes.len() == self.size(key) && self.matches_sized(key, bytes)
+    }
+
+    /// Whether these bytes are a value of the key, whatever its length.
+    pub fn matches_sized(&self, key: u64, bytes: &[u8]) -> bool {
+        let (name, rest) = self.parts(key, bytes.len());
+        bytes.len() <= self.size.max
             && match bytes.split_at_checked(NAME_BYTES) {
                 Some((start, end)) => start == name && end == rest,
                 None => name.starts_with(bytes),
@@ -137,9 +148,22 @@ mod tests {
                     let last = damaged.len() - 1;
                     damaged[last] ^= 1;
                     assert!(!values.matches(key, &damaged));
+                    assert!(!values.matches_sized(key, &damaged));
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_key_has_a_value_of_every_length() {
+        let values = Values::new(ValueSize { min: 0, max: 300 });
+        for size in 0..=300 {
+            let mut bytes = Vec::new();
+            values.append_sized(7, size, &mut bytes);
+            assert_eq!((bytes.len(), values.matches_sized(7, &bytes)), (size, true));
+            assert!(size < NAME_BYTES || !values.matches_sized(8, &bytes));
+        }
+        assert!(!values.matches_sized(7, &[0; 301]));
     }
 
     #[test]

@@ -2,7 +2,12 @@
 //!
 //! The load generator must cost less than the servers it measures, so a request is not encoded
 //! from its parts. Everything but the key's number, the opaque and the value is laid out once;
-//! sending copies that template and patches it.
+//! sending copies that template and patches it. The requests of a trace differ in more than that;
+//! `replayed` encodes them, and a key's number is the request's position in the trace there.
+
+mod replayed;
+
+use std::sync::Arc;
 
 use client::Protocol;
 
@@ -11,6 +16,7 @@ use crate::newest::Newest;
 use crate::options::{KEY_DIGITS, Options, Writes};
 use crate::random::Random;
 use crate::values::Values;
+use replayed::Replayed;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,18 +33,24 @@ pub enum Kind {
     Modify,
     /// Writes what was read.
     WriteBack,
+    /// Reads a key, and if there is none writes it.
+    Lookup,
+    /// Writes what was not found.
+    Fill,
+    /// Removes a key.
+    Delete,
 }
 
 impl Kind {
     /// Whether it changes nothing.
     pub fn is_read(self) -> bool {
-        matches!(self, Kind::Read | Kind::Modify)
+        matches!(self, Kind::Read | Kind::Modify | Kind::Lookup)
     }
 
     /// Whether something is left to do when it is done.
     #[inline]
     pub fn has_sequel(self) -> bool {
-        matches!(self, Kind::Insert | Kind::Modify)
+        matches!(self, Kind::Insert | Kind::Modify | Kind::Lookup)
     }
 }
 
@@ -63,6 +75,8 @@ pub struct Workload {
     read: Template,
     write: Template,
     write_expiring: Template,
+    /// What encodes the requests, if they are those of a trace.
+    replayed: Option<Box<Replayed>>,
 }
 
 /// The bytes of a request. What varies with the length of the value stands apart.
@@ -169,6 +183,9 @@ impl Workload {
             read,
             write,
             write_expiring,
+            replayed: options.trace.as_ref().map(|trace| {
+                Box::new(Replayed::new(Arc::clone(trace), protocol, options.read_from))
+            }),
         }
     }
 
@@ -215,10 +232,14 @@ impl Workload {
     /// Appends the request. RESP ignores the opaque.
     #[inline]
     pub fn encode(&self, key: u64, kind: Kind, opaque: u32, out: &mut Vec<u8>) {
+        if let Some(replayed) = &self.replayed {
+            return replayed.encode(key, kind, opaque, out);
+        }
         let template = match kind {
             Kind::Read | Kind::Modify => &self.read,
-            Kind::Write | Kind::Insert | Kind::WriteBack => &self.write,
             Kind::WriteExpiring => &self.write_expiring,
+            // The other ones write; what only traces have does not come here.
+            _ => &self.write,
         };
         let start = out.len();
         out.extend_from_slice(&template.head);
@@ -249,20 +270,26 @@ impl Workload {
         out.extend_from_slice(&template.tail);
     }
 
-    /// Whether this is the length of the key's value.
+    /// Whether this may be the length of the key's value. In a trace it has many.
     #[inline]
     pub fn is_value_length(&self, key: u64, length: usize) -> bool {
-        self.values.size(key) == length
+        self.values.size(key) == length || self.replayed.is_some()
     }
 
     /// Whether these bytes are the key's value.
     pub fn is_value(&self, key: u64, bytes: &[u8]) -> bool {
-        self.values.matches(key, bytes)
+        match &self.replayed {
+            Some(replayed) => replayed.is_value(key, bytes),
+            None => self.values.matches(key, bytes),
+        }
     }
 
     /// The slot of the key.
     #[inline]
     pub fn slot(&self, key: u64) -> u16 {
+        if let Some(replayed) = &self.replayed {
+            return replayed.slot(key);
+        }
         let mut bytes = [0; 256];
         let end = self.key_prefix.len() + KEY_DIGITS;
         let Some(name) = bytes.get_mut(..end) else { return 0 };

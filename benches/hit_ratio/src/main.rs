@@ -52,7 +52,7 @@ enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: csv::CsvError,
+        source: loadgen::csv::CsvError,
     },
     /// A file.
     #[error("{path}: {source}")]

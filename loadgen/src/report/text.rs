@@ -26,6 +26,9 @@ impl Report {
             (None, Some(shape)) => write!(out, ", open loop, {shape}")?,
             (None, None) => write!(out, ", {} loop", setting.pacing)?,
         }
+        if let Some(speed) = self.trace.as_ref().and_then(|trace| trace.speed) {
+            write!(out, " in the trace's time × {speed}")?;
+        }
         writeln!(
             out,
             ", {} connections, pipeline {}, {} thread(s)\n{} keys ({}), values of {} bytes, \
@@ -84,7 +87,25 @@ impl Report {
             writeln!(out, "cluster    {} redirects, {} maps fetched", self.redirects, self.maps)?;
         }
         if let Some(hit_ratio) = self.hit_ratio {
-            writeln!(out, "hits       {:.2} % of reads", hit_ratio * 100.0)?;
+            write!(out, "hits       {:.2} % of reads", hit_ratio * 100.0)?;
+            match &self.trace {
+                Some(trace) => writeln!(out, ": {} hits, {} misses", trace.hits, trace.misses)?,
+                None => writeln!(out)?,
+            }
+        }
+        if let Some(trace) = &self.trace {
+            writeln!(
+                out,
+                "trace      {}: {} requests of {} keys; measured {} reads, {} writes, {} removals, \
+                 {} writes after a miss",
+                trace.name,
+                trace.requests,
+                trace.keys,
+                trace.hits + trace.misses,
+                trace.writes,
+                trace.deletes,
+                trace.fills
+            )?;
         }
         writeln!(
             out,

@@ -77,6 +77,10 @@ impl Worker {
 
     /// Gives an operation to a server. False if it has to wait there.
     fn give(&mut self, flight: Flight, endpoint: usize, now_ns: u64) -> bool {
+        if self.is_replaying() {
+            let index = self.connection_to(endpoint, &flight);
+            return self.bind(flight, index, now_ns);
+        }
         let Some(index) = self.next_available(endpoint) else {
             self.endpoints[endpoint].park(flight, now_ns);
             self.grow(endpoint, now_ns);
@@ -84,6 +88,16 @@ impl Worker {
         };
         self.push(index, flight, now_ns);
         true
+    }
+
+    /// The connection that can take a request to a server now, if there is one.
+    fn available_for(&mut self, flight: &Flight, endpoint: usize) -> Option<usize> {
+        if !self.is_replaying() {
+            return self.next_available(endpoint);
+        }
+        let index = self.connection_to(endpoint, flight);
+        let connection = &self.connections[index];
+        (connection.waiting.is_empty() && connection.has_room(self.pipeline)).then_some(index)
     }
 
     /// The connection for the next request to a server. In a closed loop one is filled before
@@ -165,10 +179,11 @@ impl Worker {
     /// Whether a connection that is closed should be opened again.
     pub(super) fn is_needed(&self, index: usize) -> bool {
         let endpoint = &self.endpoints[self.connections[index].endpoint];
-        self.routes.is_none() || endpoint.leads || !endpoint.parked.is_empty()
+        let waits = !endpoint.parked.is_empty() || !self.connections[index].waiting.is_empty();
+        self.routes.is_none() || endpoint.leads || waits
     }
 
-    fn follow_redirects(&mut self, now_ns: u64) {
+    pub(super) fn follow_redirects(&mut self, now_ns: u64) {
         if self.sink.redirected.is_empty() {
             return;
         }
@@ -197,7 +212,7 @@ impl Worker {
                 self.give(flight, usize::from(endpoint), now_ns);
             }
             RedirectScope::Ask => {
-                match self.next_available(usize::from(endpoint)) {
+                match self.available_for(&flight, usize::from(endpoint)) {
                     Some(index) => {
                         let asking = client::ASKING;
                         self.connections[index].push_encoded(asking, Purpose::Asking, now_ns);
@@ -214,7 +229,7 @@ impl Worker {
     }
 
     /// Takes over a map that has come, and routes anew what waited for it.
-    fn take_map(&mut self, now_ns: u64) {
+    pub(super) fn take_map(&mut self, now_ns: u64) {
         let Some(reply) = self.sink.map_reply.take() else { return };
         // Coracle and Redis name every host; should one not, it is the seed's.
         let unnamed = self.options.addresses.first().cloned();
@@ -231,12 +246,16 @@ impl Worker {
         for endpoint in self.endpoints.iter_mut() {
             waiting.append(&mut endpoint.parked);
         }
+        for connection in self.connections.iter_mut() {
+            waiting.append(&mut connection.waiting);
+        }
+        self.waiting = 0;
         for flight in waiting {
             self.route(flight, now_ns);
         }
         for endpoint in 0..self.endpoints.len() {
             if self.endpoints[endpoint].leads && self.endpoints[endpoint].connections.is_empty() {
-                self.add_connection(endpoint);
+                self.add_pool(endpoint);
             }
         }
     }
@@ -284,6 +303,7 @@ impl Worker {
         for flight in waiting {
             self.sink.failed(flight, Failure::Unsent);
         }
+        self.settle_waiting();
     }
 }
 

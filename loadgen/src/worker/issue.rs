@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use client::ReadFrom;
+
 use super::{Operations, Worker};
 use crate::arrivals::{Arrivals, Schedule, Schedules, Share as ScheduleShare};
 use crate::connection::{Flight, Purpose};
@@ -30,6 +32,12 @@ impl Worker {
             Operations::Prefill { next, end } => {
                 !self.is_stopped() && (next < end || !self.sink.repeated.is_empty())
             }
+            Operations::Replayed(replay) => match replay.next_ns() {
+                // As below.
+                Some(due_ns) if replay.is_open() => due_ns < self.times.end_ns,
+                Some(_) => now_ns < self.times.end_ns,
+                None => false,
+            },
             Operations::Drawn { left: Some(0) } => false,
             Operations::Drawn { .. } => match &self.schedules {
                 // Starts that are due and were not taken yet still count after the end.
@@ -46,6 +54,9 @@ impl Worker {
 
     /// The next intended start of an open loop that is not held up.
     pub(super) fn next_start(&self) -> Option<u64> {
+        if let Operations::Replayed(replay) = &self.operations {
+            return self.next_replayed(replay);
+        }
         let (start_ns, _) = self.schedules.as_ref()?.next()?;
         (start_ns < self.times.end_ns && self.has_operations(start_ns)).then_some(start_ns)
     }
@@ -76,6 +87,12 @@ impl Worker {
                 }
                 self.sink.workload.draw(&mut self.random)
             }
+            Operations::Replayed(replay) => {
+                if intended_ns >= self.times.end_ns {
+                    return None;
+                }
+                replay.take()?
+            }
         };
         self.sink.outstanding += 1;
         let purpose = Purpose::Operation(kind);
@@ -84,6 +101,9 @@ impl Worker {
 
     /// Starts what is due.
     pub(super) fn issue(&mut self, now_ns: u64) {
+        if self.is_replaying() {
+            return self.issue_replayed(now_ns);
+        }
         match (self.routes.is_some(), self.schedules.is_some()) {
             (true, _) => self.issue_to_cluster(now_ns),
             (false, true) => self.issue_due(now_ns),
@@ -114,12 +134,20 @@ impl Worker {
         }
     }
 
-    /// Sends the second halves of operations that have read. A connection that has just answered
-    /// the first half has room for the second.
+    /// Sends what follows reads that were answered. A connection that has just answered the read
+    /// has room for what follows.
     #[inline]
     pub(super) fn write_what_was_read(&mut self, index: usize, now_ns: u64) {
-        while let Some(flight) = self.sink.read_to_write.pop() {
-            if self.routes.is_some() {
+        if self.sink.read_to_write.is_empty() {
+            return;
+        }
+        let mut flights = std::mem::take(&mut self.sink.read_to_write);
+        // A fill goes the way of its read, ahead of what waits for room there, unless a replica
+        // has answered.
+        let elsewhere = self.routes.is_some()
+            && !(self.is_replaying() && self.options.read_from == ReadFrom::Leader);
+        for flight in flights.drain(..) {
+            if elsewhere {
                 self.route(flight, now_ns);
                 continue;
             }
@@ -127,6 +155,7 @@ impl Worker {
             self.connections[index].push(flight, kind, &self.sink.workload, now_ns);
             self.mark_dirty(index);
         }
+        self.sink.read_to_write = flights;
     }
 
     /// Closed loop: a connection gets as many requests as it has room for, in one write.
@@ -142,7 +171,9 @@ impl Worker {
 
     /// A connection may have room again.
     pub(super) fn has_room(&mut self, index: usize, now_ns: u64) {
-        if self.routes.is_some() {
+        if self.is_replaying() {
+            self.admit(index, now_ns);
+        } else if self.routes.is_some() {
             self.list(index, now_ns);
         } else if let Some(schedules) = &mut self.schedules {
             let connection = &mut self.connections[index];

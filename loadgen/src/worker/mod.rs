@@ -12,6 +12,7 @@
 
 mod cluster;
 mod issue;
+mod replay;
 mod routes;
 mod sink;
 
@@ -29,6 +30,7 @@ use crate::cpu::CpuTime;
 use crate::options::{Mode, Options, Pacing};
 use crate::random::Random;
 use crate::record::{Failure, Interval, Phase, Recorder};
+use crate::replay::Replay;
 use crate::run::Error;
 use crate::shape::Profile;
 use crate::shards::{Division, Shards};
@@ -124,6 +126,8 @@ enum Operations {
     Prefill { next: u64, end: u64 },
     /// By the workload, until the time or the number is used up.
     Drawn { left: Option<u64> },
+    /// By a trace, until the time or the trace is used up.
+    Replayed(Replay),
 }
 
 /// A thread's state.
@@ -145,6 +149,10 @@ pub(crate) struct Worker {
     jitter: Random,
     sink: Sink,
     operations: Operations,
+    /// Requests of a trace that wait for room on their connections, all together.
+    waiting: usize,
+    /// Until when so many waited that no more were taken: what was due before is not late.
+    full_until_ns: u64,
     schedules: Option<Schedules>,
     profile: Option<Arc<Profile>>,
     /// Which shards are told apart, if any.
@@ -233,6 +241,8 @@ impl Worker {
             buffer: vec![0; READ_BUFFER_BYTES],
             sink,
             operations: Operations::Drawn { left: None },
+            waiting: 0,
+            full_until_ns: 0,
             schedules: None,
             profile: None,
             times: Times { start_ns: 0, measure_ns: 0, end_ns: 0 },
@@ -355,10 +365,16 @@ impl Worker {
     pub fn run(mut self, times: Times) -> Result<(), Error> {
         self.operations = Operations::Drawn { left: self.share.requests };
         self.times = times;
-        if let Pacing::Open { shape, arrivals } = &self.options.pacing {
-            let profile = Arc::new(Profile::new(shape, times.start_ns, times.measure_ns));
-            self.schedules = Some(self.schedules(&profile, *arrivals));
-            self.profile = Some(profile);
+        if let Pacing::Open { shape, .. } = &self.options.pacing {
+            self.profile = Some(Arc::new(Profile::new(shape, times.start_ns, times.measure_ns)));
+        }
+        let options = Arc::clone(&self.options);
+        match (&options.trace, &options.pacing, &self.profile) {
+            (Some(trace), ..) => self.operations = Operations::Replayed(self.replay(trace)),
+            (None, Pacing::Open { arrivals, .. }, Some(profile)) => {
+                self.schedules = Some(self.schedules(profile, *arrivals));
+            }
+            (None, ..) => {}
         }
         let warm = times.measure_ns > times.start_ns;
         self.phase = if warm { Phase::Warmup } else { Phase::Measured };
@@ -580,11 +596,12 @@ impl Worker {
             self.rotate();
         }
         self.next_check_ns = self.next_rotation_ns.min(now_ns + CHECK_INTERVAL_NS);
-        if self.sink.done > self.done_at_progress {
+        if self.sink.done > self.done_at_progress || self.waits_for_its_time(now_ns) {
             (self.done_at_progress, self.progress_ns) = (self.sink.done, now_ns);
         }
         self.check_connections(now_ns);
         self.check_routes(now_ns);
+        self.check_waiting(now_ns);
     }
 
     fn check_connections(&mut self, now_ns: u64) {
@@ -688,6 +705,11 @@ impl Worker {
         }
         self.settle_parked();
         let end_ns = self.times.end_ns.min(self.clock.now_ns());
+        if let Operations::Replayed(replay) = &mut self.operations {
+            replay.abandon_before(self.times.measure_ns.min(end_ns));
+            self.sink.record.counts().unsent += replay.abandon_before(end_ns);
+            return;
+        }
         let Some(schedules) = &mut self.schedules else { return };
         // What was due in the warm-up and never sent is not part of the measurement.
         schedules.abandon_before(self.times.measure_ns.min(end_ns));

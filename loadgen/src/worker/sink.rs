@@ -48,7 +48,8 @@ pub(super) struct Sink {
     pub done: u64,
     /// Operations that were redirected and must go on; at most those outstanding.
     pub redirected: Vec<(Flight, Redirect)>,
-    /// Operations that have read and are about to write; at most those outstanding.
+    /// Operations that have read and are about to write, and writes of what a read has not found;
+    /// at most those outstanding.
     pub read_to_write: Vec<Flight>,
     /// Keys to be loaded again; at most those outstanding.
     pub repeated: Vec<u64>,
@@ -80,6 +81,10 @@ impl Sink {
             }
             Answer::Missing if kind.is_read() => self.done(flight, kind, false, now_ns),
             Answer::Done { .. } if !kind.is_read() => self.done(flight, kind, false, now_ns),
+            // A removal says whether the key was there.
+            Answer::Number(_) | Answer::Missing if kind == Kind::Delete => {
+                self.done(flight, kind, false, now_ns);
+            }
             Answer::Redirect(redirect) if self.redirects == Redirects::Follow => {
                 self.redirected.push((flight, redirect));
             }
@@ -117,7 +122,7 @@ impl Sink {
 
     #[inline]
     fn done(&mut self, flight: Flight, kind: Kind, hit: bool, now_ns: u64) {
-        if kind.has_sequel() && self.goes_on(flight, kind) {
+        if kind.has_sequel() && self.goes_on(flight, kind, hit, now_ns) {
             return;
         }
         self.outstanding -= 1;
@@ -129,14 +134,23 @@ impl Sink {
     }
 
     /// What comes after an operation of a kind that has a sequel. True if it is not over.
-    fn goes_on(&mut self, mut flight: Flight, kind: Kind) -> bool {
-        if kind == Kind::Modify {
-            flight.purpose = Purpose::Operation(Kind::WriteBack);
-            flight.redirects = 0;
-            self.read_to_write.push(flight);
-            return true;
+    fn goes_on(&mut self, flight: Flight, kind: Kind, hit: bool, now_ns: u64) -> bool {
+        match kind {
+            Kind::Modify => {
+                let purpose = Purpose::Operation(Kind::WriteBack);
+                self.read_to_write.push(Flight { purpose, redirects: 0, ..flight });
+                return true;
+            }
+            // An operation of its own, due as soon as it is known that it is needed.
+            Kind::Lookup if !hit => {
+                let purpose = Purpose::Operation(Kind::Fill);
+                let fill = Flight { intended_ns: now_ns, purpose, redirects: 0, ..flight };
+                self.read_to_write.push(fill);
+                self.outstanding += 1;
+            }
+            Kind::Lookup => {}
+            _ => self.workload.settle_insert(flight.key),
         }
-        self.workload.settle_insert(flight.key);
         false
     }
 

@@ -133,11 +133,19 @@ pub struct Store {
     pub values: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
     pub gets: AtomicU64,
     pub sets: AtomicU64,
+    /// What was asked for, in order, with the lengths of values instead of them.
+    pub log: Mutex<Vec<Vec<String>>>,
 }
 
 impl Store {
     pub fn reply(&self, arguments: &[Vec<u8>]) -> Vec<u8> {
         let mut values = self.values.lock().expect("a lock");
+        let word = |(place, argument): (usize, &Vec<u8>)| match place {
+            2 => argument.len().to_string(),
+            _ => String::from_utf8_lossy(argument).into_owned(),
+        };
+        let words = arguments.iter().enumerate().map(word).collect();
+        self.log.lock().expect("a lock").push(words);
         match arguments[0].as_slice() {
             b"GET" => {
                 self.gets.fetch_add(1, Ordering::Relaxed);
@@ -148,6 +156,7 @@ impl Store {
                 values.insert(arguments[1].clone(), arguments[2].clone());
                 b"+OK\r\n".to_vec()
             }
+            b"DEL" => format!(":{}\r\n", u8::from(values.remove(&arguments[1]).is_some())).into(),
             _ => b"-ERR unknown command\r\n".to_vec(),
         }
     }
