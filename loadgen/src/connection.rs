@@ -95,7 +95,7 @@ pub struct Connection {
     /// Requests of a trace that wait for room here, because their keys belong to it. Whoever adds
     /// to it bounds it.
     pub waiting: VecDeque<Flight>,
-    /// Since when the first of them waits to be so.
+    /// Since when the first of them waits to be the next, or for a new connection to be made.
     pub waiting_since_ns: u64,
     /// What it says first, each time it is made.
     greeting: Option<&'static [u8]>,

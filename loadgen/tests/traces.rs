@@ -368,10 +368,7 @@ fn connections_that_end_lose_what_was_in_flight_and_nothing_that_waits() {
 
 #[test]
 fn silence_ends_a_replay_by_itself_and_what_was_due_counts() {
-    let silent = Server::new(|arguments| match is_probe(arguments) {
-        true => Act::Say(b"$-1\r\n".to_vec()),
-        false => Act::Ignore,
-    });
+    let silent = silent_server();
     let timeout = Duration::from_millis(50);
     for (pacing, pipeline) in pacings() {
         let open = pacing != Pacing::Closed;
@@ -383,6 +380,74 @@ fn silence_ends_a_replay_by_itself_and_what_was_due_counts() {
         assert!(!open || settled(&report) == 500, "{:?}", report.errors);
         assert!(settled(&report) <= 500);
     }
+}
+
+/// A server that answers nothing but the question whether it is there.
+fn silent_server() -> Server {
+    Server::new(|arguments| match is_probe(arguments) {
+        true => Act::Say(b"$-1\r\n".to_vec()),
+        false => Act::Ignore,
+    })
+}
+
+#[test]
+fn more_than_may_wait_is_not_taken_and_counts_all_the_same() {
+    let silent = silent_server();
+    // More than a million may wait.
+    let requests = 1_100_000;
+    let text: String =
+        (0..requests).map(|number| format!("{number},k{},1,get\n", number % 500)).collect();
+    let trace = Trace::read(text.as_bytes(), "long", u64::MAX).expect("a trace");
+    let report = measure(Options {
+        pacing: Pacing::Recorded { speed: 1e6 },
+        timeout: Duration::from_millis(500),
+        duration: Some(Duration::from_millis(1500)),
+        trace: Some(Arc::new(trace)),
+        ..replaying(&silent, Mode::Resp, &lines(1))
+    });
+    assert_eq!((settled(&report), report.all.count), (requests, 0), "{:?}", report.errors);
+    assert!(report.errors.unsent > 1_000_000, "{:?}", report.errors);
+}
+
+#[test]
+fn a_write_that_waits_for_room_is_not_overtaken_by_one_that_finds_some() {
+    // Together four of these are more than a connection takes unsent, and a part of them leaves
+    // without a reply.
+    let line = |number: u64| Line {
+        time_s: (number / 4) as f64 / 5000.0 + 0.5,
+        key: "large".into(),
+        size: 400_000 + number as usize,
+        operation: "set",
+        ttl_s: 0,
+    };
+    let lines: Vec<Line> = (0..200).map(line).collect();
+    let store = Arc::new(Store::default());
+    let kept = Arc::clone(&store);
+    let server = Server::new(move |arguments| Act::Say(kept.reply(arguments)));
+    let base = replaying(&server, Mode::Resp, &lines);
+    let text: String = lines
+        .iter()
+        .map(|l| format!("{:.4},{},{},{},0\n", l.time_s, l.key, l.size, l.operation))
+        .collect();
+    let trace = Trace::read(text.as_bytes(), "large", u64::MAX).expect("a trace");
+    let pacing = Pacing::Recorded { speed: 1.0 };
+    let report = measure(Options { pacing, trace: Some(Arc::new(trace)), ..base });
+    assert_eq!((report.all.count, settled(&report)), (200, 200), "{:?}", report.errors);
+    let expected: Vec<Vec<String>> = lines.iter().map(Line::asked).collect();
+    assert!(by_key(&store.log.lock().expect("a lock")) == by_key(&expected));
+}
+
+#[test]
+fn a_request_that_is_sent_behind_its_time_counts_from_its_time() {
+    let store = Store::default();
+    let server = Server::new(move |arguments| Act::Say(store.reply(arguments)));
+    let report = measure(Options {
+        pacing: Pacing::Recorded { speed: 20.0 },
+        // No timer is exact to a nanosecond.
+        late_after: Duration::from_nanos(1),
+        ..replaying(&server, Mode::Resp, &lines(1000))
+    });
+    assert!(report.generator.late_sends > 0, "{:?}", report.generator);
 }
 
 /// Runs the program with a trace.

@@ -571,6 +571,8 @@ impl Worker {
         self.delist(index);
         let retry_at_ns = now_ns + self.backoff_ns(index);
         let mut flights = self.connections[index].close(retry_at_ns);
+        // From now on they wait for another connection to be made.
+        self.connections[index].waiting_since_ns = now_ns;
         if matches!(broken, Broken::Malformed)
             && let Some(flight) = flights.pop_front()
         {
