@@ -268,6 +268,31 @@ fn hits_and_misses_are_those_of_a_cache_and_each_miss_is_filled_once() {
     }
 }
 
+#[test]
+fn a_cluster_fills_each_miss_before_the_next_request_of_its_key() {
+    let lines = lines(5000);
+    let (hits, absent, _) = cache(&lines, Misses::Fill);
+    let cluster = Cluster::new(6000, None);
+    let base = replaying(&cluster.servers[0], Mode::RespCluster, &lines);
+    let report = measure(Options { misses: Misses::Fill, threads: 2, ..base });
+    let replayed = report.trace.as_ref().expect("a trace");
+    assert_eq!((replayed.hits, replayed.misses, replayed.fills), (hits, absent, absent));
+    assert_eq!((report.all.count, settled(&report)), (5000 + absent, report.all.count));
+}
+
+#[test]
+fn in_a_closed_loop_latency_counts_from_the_send() {
+    let store = Store::default();
+    let server = Server::new(move |arguments| Act::Say(store.reply(arguments)));
+    let only = |line: Line| Line { key: "only".into(), ..line };
+    let lines: Vec<Line> = lines(2000).into_iter().map(only).collect();
+    let report = measure(replaying(&server, Mode::Resp, &lines));
+    assert_eq!((report.all.count, settled(&report)), (2000, 2000));
+    // One after the other, over the only connection that the key belongs to.
+    let together_s = report.all.mean_ns * 2000.0 / 1e9;
+    assert!(together_s <= report.measured_s * 1.01, "{together_s} in {} s", report.measured_s);
+}
+
 /// How many measured requests took at least this long.
 fn at_least(report: &Report, latency: Duration) -> f64 {
     let from = latency.as_nanos() as u64;
