@@ -434,7 +434,7 @@ fn more_than_may_wait_is_not_taken_and_counts_all_the_same() {
         ..replaying(&silent, Mode::Resp, &lines(1))
     });
     assert_eq!((settled(&report), report.all.count), (requests, 0), "{:?}", report.errors);
-    assert!(report.errors.unsent > 1_000_000, "{:?}", report.errors);
+    assert!(report.errors.unsent > 0, "{:?}", report.errors);
 }
 
 #[test]
