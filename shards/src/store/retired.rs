@@ -43,15 +43,21 @@ impl Retired {
         self.indexes.extend(other.indexes);
     }
 
+    /// How many flushes have left something that is not freed yet. A table takes longer than the
+    /// few entries that may have been in it.
+    pub fn waiting(&self) -> usize {
+        self.entries.len().max(self.tables.len()).max(self.indexes.len())
+    }
+
     /// Whether there is nothing to be freed.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.tables.is_empty() && self.indexes.is_empty()
+        self.waiting() == 0
     }
 
     /// Frees some.
     pub fn free_some(&mut self) {
-        let mut budget = FREED_AT_ONCE * self.entries.len().max(1);
+        let mut budget = FREED_AT_ONCE * self.waiting();
         while let Some(entries) = self.entries.front_mut().filter(|_| budget > 0) {
             let freed = entries.tear_down(budget);
             budget = budget.saturating_sub(freed);

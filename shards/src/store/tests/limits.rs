@@ -141,6 +141,22 @@ fn memory_of_a_flushed_shard_is_freed_bit_by_bit() {
 }
 
 #[test]
+fn flush_after_flush_leaves_a_bounded_amount_behind() {
+    let long = vec![7; 3 << 20];
+    for (value, count) in [(&b"value"[..], 1_000), (&long, 60)] {
+        let mut bench = Bench::new(1 << 30);
+        let mut waiting_max = 0;
+        for _ in 0..count {
+            bench.apply_unchecked("key", set(value));
+            bench.apply_unchecked("", Operation::Flush);
+            bench.store.begin_entry(Opening::at(Millis(1)));
+            waiting_max = waiting_max.max(bench.store.retired.waiting());
+        }
+        assert!(waiting_max <= 16, "{waiting_max} of {count} wait");
+    }
+}
+
+#[test]
 fn keys_that_share_a_place_and_a_tag_are_told_apart() {
     let mut bench = Bench::new(1 << 20);
     let places = |number: u32| {
