@@ -489,9 +489,9 @@ impl Router {
     pub fn link_down(&mut self, to: Address, verdicts: &mut Vec<Verdict>) {
         let lost: Vec<u64> =
             self.batches.iter().filter(|(_, b)| b.to == to).map(|(&id, _)| id).collect();
-        let writers = self.lost_writes(&lost);
+        let writes = self.lost_writes(&lost);
         for id in lost.into_iter().rev() {
-            self.give_up(id, Status::LinkLost, &writers, verdicts);
+            self.give_up(id, Status::LinkLost, &writes, verdicts);
         }
     }
 
