@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::peer::Settings;
-use shards::contract::{CoreConfig, Durability};
+use shards::contract::{CoreConfig, Durability, STUB_BYTES_MIN};
 use shards::ids::{Address, CoreIndex, Millis, Nanos};
 use shards::wal::LogIdentity;
 
@@ -168,6 +168,7 @@ fn engine_config(config: &NodeConfig, core: CoreIndex) -> Result<CoreConfig, Sta
         log: LogIdentity { cluster, node: config.node, layout: 0, core },
         segment_bytes: config.segment_bytes,
         touch_interval: Millis(config.touch_interval.as_millis() as u64),
+        stub_bytes_min: STUB_BYTES_MIN,
         scrub_bytes_per_second: config.scrub_bytes_per_second,
         tick: nanos(config.tick),
         election_ticks: config.election_ticks,

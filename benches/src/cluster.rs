@@ -13,7 +13,9 @@ use proto::resp::encode;
 use proto::resp::request::{Parsed, RequestParser};
 use proto::slot::slot_of;
 use shards::command::{Command, Expiry, Operation, RequestBatch, SetCondition};
-use shards::contract::{CoreConfig, DiskOperation, Durability, Input, Now, Outputs, ReadMode};
+use shards::contract::{
+    CoreConfig, DiskOperation, Durability, Input, Now, Outputs, ReadMode, STUB_BYTES_MIN,
+};
 use shards::engine::Core;
 use shards::ids::{Address, CoreIndex, Eviction, Millis, Nanos, NodeId, ShardId};
 use shards::placement::Placement;
@@ -96,6 +98,7 @@ impl Node {
             log: LogIdentity { cluster: 1, node, layout: 0, core: here.core },
             segment_bytes: SEGMENT_BYTES,
             touch_interval: Millis(5_000),
+            stub_bytes_min: STUB_BYTES_MIN,
             scrub_bytes_per_second: 16 << 20,
             tick: TICK,
             election_ticks: 6,

@@ -45,6 +45,9 @@ pub enum ReadMode {
     Quorum,
 }
 
+/// Log entries that are shorter are cheaper to copy a few times than to keep in two places.
+pub const STUB_BYTES_MIN: usize = 16 << 10;
+
 /// What a core is told at its start. All cores of a cluster agree on everything but `node`,
 /// `core`, `cores` and `seed`.
 #[derive(Clone, Debug)]
@@ -83,6 +86,9 @@ pub struct CoreConfig {
     pub election_ticks: u32,
     /// How long a request may wait for a leader or its outcome. Default 2 s.
     pub request_deadline: Nanos,
+    /// Raft has only stubs of log entries with so many bytes or more, which spares copies; zero for
+    /// none. Default [`STUB_BYTES_MIN`].
+    pub stub_bytes_min: usize,
     /// Encoded bytes of requests that may wait for leaders on this core. Default 64 MiB.
     pub parked_bytes_max: usize,
     /// Random seed: from the operating system in production, fixed in the simulator.

@@ -11,6 +11,7 @@
 
 mod care;
 mod checkpoint;
+mod courier;
 mod follower_reads;
 mod formation;
 pub mod frames;
@@ -33,9 +34,9 @@ mod transfers;
 mod work;
 
 pub use self::held::Held;
-use raft::eraftpb::MessageType;
 
 use self::care::Scrubber;
+use self::courier::{Courier, Refusals};
 use self::frames::{Items, Message, Messages, RepliesHeader, ReplyItem, RequestsHeader};
 use self::homes::{Home, Member, send_formation};
 use self::journal::{Journal, Waiting};
@@ -52,9 +53,9 @@ use crate::contract::{
     ReadCounts,
 };
 use crate::defect::{self, Defect};
-use crate::ids::{Address, Index, Nanos, NodeId, ReplicaId, ShardId};
-use crate::reply::{Replies, Reply, Status, Token};
-use crate::store::{Outcome, SnapshotProgress};
+use crate::ids::{Address, Nanos, NodeId, ShardId};
+use crate::reply::{Reply, Status, Token};
+use crate::store::SnapshotProgress;
 use crate::wal::Recovered;
 
 /// Ticks between two announcements of a core's leaderships to nodes without a replica (1 s).
@@ -64,9 +65,6 @@ const ANNOUNCE_TICKS: u32 = 20;
 const DRAINING_TICKS_MAX: u32 = 200;
 /// Ticks for which a newcomer asks to be taken in without hearing of the shard (2 s).
 const FORSAKEN_TICKS: u32 = 40;
-
-/// A Raft message with more bytes of entries has a frame of its own.
-const LONG_MESSAGE_BYTES: usize = 64 << 10;
 
 /// Who waits for the outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,111 +91,6 @@ struct Parcel<'a> {
     is_read: bool,
     command: &'a [u8],
     deadline: Nanos,
-}
-
-/// What a replica may do to the world while it works: answer, send, report.
-struct Courier<'a> {
-    outbox: &'a mut Outbox,
-    replies: &'a mut Replies,
-    events: &'a mut Vec<Event>,
-    returned: &'a mut Vec<(ShardId, Parked)>,
-    transfers: &'a mut Transfers,
-    refusals: &'a mut Refusals,
-    counts: &'a mut ReadCounts,
-    care: &'a mut CareCounts,
-    work: &'a mut Work,
-}
-
-/// The last batch of each origin core and shard that was refused, or given back after it had been
-/// taken. One entry per shard and core of the cluster at most. It stays when the link to the origin
-/// is lost, since the origin's link to here may live on, with later batches on it. A new life of
-/// the origin counts batches from elsewhere, and may see one refused for nothing.
-type Refusals = std::collections::BTreeMap<(ShardId, Address), u64>;
-
-impl Courier<'_> {
-    /// Hands an outcome to its origin.
-    fn deliver(&mut self, shard: ShardId, view: LeaderView, origin: Origin, outcome: &Outcome<'_>) {
-        match origin {
-            Origin::Local(token) => outcome.push_to(self.replies, token),
-            Origin::Remote { to, batch, ordinal } => {
-                if let Some(frame) = self.outbox.reply_frame(to) {
-                    let item = ReplyItem {
-                        ordinal,
-                        status: outcome.status,
-                        flags: outcome.flags,
-                        version: outcome.version,
-                        number: outcome.number,
-                        expires: outcome.expires_in.zip(outcome.expires_at),
-                        value: outcome.value,
-                    };
-                    frame.reply(RepliesHeader { shard, batch, view }, &item);
-                }
-            }
-        }
-    }
-
-    /// Ends commands without an outcome of their own.
-    fn fail(&mut self, shard: ShardId, view: LeaderView, origins: &[Origin], status: Status) {
-        for &origin in origins {
-            match origin {
-                Origin::Local(token) => self.replies.push(Reply::bare(token, status), None),
-                Origin::Remote { to, batch, ordinal } => {
-                    if let Some(frame) = self.outbox.reply_frame(to) {
-                        let header = RepliesHeader { shard, batch, view };
-                        frame.reply(header, &ReplyItem::bare(ordinal, status));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns a command that certainly did not run: to this core's router, or to its sender, who
-    /// takes it to the leader.
-    fn give_back(&mut self, shard: ShardId, view: LeaderView, parcel: &Parcel<'_>) {
-        match parcel.origin {
-            Origin::Local(token) => self.returned.push((shard, Parked::new(token, parcel))),
-            Origin::Remote { to, batch, .. } => {
-                if !siblings::is_for_replica(batch) {
-                    // A later one may have been refused before this one was given back.
-                    let last = self.refusals.entry((shard, to)).or_insert(batch);
-                    *last = batch.max(*last);
-                }
-                self.fail(shard, view, &[parcel.origin], Status::NotLeader);
-            }
-        }
-    }
-
-    fn event(&mut self, event: Event) {
-        self.events.push(event);
-    }
-
-    /// Sends a Raft message of `replica`; a snapshot becomes a transfer.
-    fn send(&mut self, replica: &mut Replica, shard: ShardId, message: raft::eraftpb::Message) {
-        let to = ReplicaId(message.to);
-        let address = self.outbox.home(shard, to.node());
-        if message.msg_type() != MessageType::MsgSnapshot {
-            let bytes = message.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
-            let frame = match bytes > LONG_MESSAGE_BYTES {
-                true => self.outbox.new_frame(address, Lane::Turn),
-                false => self.outbox.frame(address, Lane::Turn),
-            };
-            if let Some(frame) = frame {
-                frame.raft(shard, &message);
-            }
-            return;
-        }
-        let index = Index(message.get_snapshot().get_metadata().index);
-        let (_, applied) = replica.indices();
-        let is_current = index == applied || defect::is(Defect::ApplyTwiceAfterSnapshot);
-        let can_start = self.outbox.reaches(address) && self.transfers.has_room() && is_current;
-        let Some(opening) = can_start.then(|| replica.begin_transfer()).flatten() else {
-            replica.report_snapshot(to, false);
-            return;
-        };
-        let mut raft = Vec::new();
-        frames::encode_raft(&message, &mut raft);
-        self.transfers.start(shard, to, address, raft, opening);
-    }
 }
 
 /// All replicas that live on one core, and the routing of that core's requests.

@@ -37,6 +37,9 @@ const HEADER_BYTES: usize = 9;
 const SECTION_HEADER_BYTES: usize = 5;
 /// Bytes before the first command.
 const COMMANDS_START: usize = HEADER_BYTES + SECTION_HEADER_BYTES + 2;
+/// Bytes behind the last command, at most: touches and a secret.
+const SECTIONS_BEHIND_BYTES_MAX: usize =
+    2 * SECTION_HEADER_BYTES + ENTRY_TOUCHES_MAX * TOUCH_BYTES + 8;
 /// The largest buffer that is reserved for the next entry because the last one needed it.
 const RESERVED_BYTES_MAX: usize = 64 << 10;
 
@@ -97,7 +100,10 @@ impl EntryBuilder {
         assert!(self.has_room_for(encoded.len()), "the entry has no room for this command");
         debug_assert!(is_one_write(encoded), "not one encoded write command");
         if self.is_empty() {
-            self.bytes.reserve(self.reserved.max(COMMANDS_START + encoded.len()));
+            let needed = COMMANDS_START + encoded.len();
+            // A long command is not to be copied once more because touches come behind it.
+            let behind = if needed > RESERVED_BYTES_MAX { SECTIONS_BEHIND_BYTES_MAX } else { 0 };
+            self.bytes.reserve(self.reserved.max(needed + behind));
             self.bytes.resize(COMMANDS_START, 0);
         }
         self.bytes.extend_from_slice(encoded);

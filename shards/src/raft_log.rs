@@ -13,10 +13,16 @@
 //! hands back to be applied, come without the data of commands: who applies them reads it here,
 //! where it stays until then. So an entry of a megabyte is not copied to be read once.
 //!
+//! raft-rs copies an entry several times on its way into the log and once per follower. The data of
+//! a long one it never sees: what it is given, keeps and hands out is a stub of a byte. Until the
+//! entry is appended its data is kept beside the log ([`RaftLog::lay_aside`]), afterwards in it,
+//! and who sends an entry borrows the data from there ([`RaftLog::lend`]). Stubs are never written
+//! to a disk or sent.
+//!
 //! A snapshot handed to raft-rs holds no data: its bytes travel in chunks beside the Raft messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
@@ -32,6 +38,11 @@ pub const FORMATION: (Index, Term) = (Index(1), Term(1));
 /// What one entry costs beside its data, in bytes, for the bound on the log's memory.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
 
+/// What raft-rs has instead of long data. No log entry is as short, or of this format version.
+const STUB: [u8; 1] = [0];
+/// Long data is kept in the buffer that it came in if the rest of that is so small a share of it.
+const SPARE_SHARE: usize = 8;
+
 /// A shared handle: raft-rs owns one, the replica another.
 #[derive(Clone, Debug, Default)]
 pub struct RaftLog {
@@ -41,6 +52,8 @@ pub struct RaftLog {
 #[derive(Debug, Default)]
 struct Inner {
     state: RefCell<State>,
+    /// Entries whose data has at least so many bytes are stubs to raft-rs. With zero none are.
+    stub_bytes_min: Cell<usize>,
     /// Whether a snapshot may be handed out now. raft-rs asks from within its own calls, and gets
     /// "not now" while all places for outgoing snapshots are taken.
     snapshot_allowed: Cell<bool>,
@@ -56,6 +69,9 @@ struct State {
     entries: VecDeque<Entry>,
     bytes: usize,
     applied: (u64, u64),
+    /// Data of entries that raft-rs has, or may take, as stubs, and has not yet handed out to be
+    /// appended; by index and term.
+    aside: BTreeMap<(u64, u64), Vec<u8>>,
 }
 
 impl State {
@@ -65,6 +81,29 @@ impl State {
 
     fn entry(&self, index: Index) -> Option<&Entry> {
         self.entries.get(index.0.checked_sub(self.base.0 + 1)? as usize)
+    }
+
+    fn append(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first().map(|entry| entry.index) else { return };
+        assert!(first > self.base.0, "entry {first} is behind the log's base {}", self.base.0);
+        assert!(first <= self.last_index() + 1, "entry {first} leaves a hole in the log");
+        while self.last_index() >= first {
+            if let Some(entry) = self.entries.pop_back() {
+                self.bytes -= entry_bytes(&entry);
+            }
+        }
+        self.bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        self.entries.extend(entries);
+    }
+
+    /// The data of an entry that raft-rs has as a stub.
+    fn data_mut(&mut self, index: u64, term: u64) -> Option<&mut Vec<u8>> {
+        if let Some(data) = self.aside.get_mut(&(index, term)) {
+            return Some(data);
+        }
+        let place = index.checked_sub(self.base.0 + 1)? as usize;
+        let entry = self.entries.get_mut(place).filter(|entry| entry.term == term)?;
+        Some(&mut entry.data)
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -88,6 +127,15 @@ fn entry_bytes(entry: &Entry) -> usize {
 fn without_data(entry: &Entry) -> Entry {
     let &Entry { entry_type, term, index, .. } = entry;
     Entry { entry_type, term, index, ..Entry::default() }
+}
+
+fn as_stub(entry: &Entry) -> Entry {
+    Entry { data: STUB.to_vec(), ..without_data(entry) }
+}
+
+/// Whether an entry's data is elsewhere.
+pub fn is_stub(entry: &Entry) -> bool {
+    entry.data == STUB
 }
 
 impl RaftLog {
@@ -124,9 +172,19 @@ impl RaftLog {
             state.conf_state = conf_state;
             state.base = (applied.0.0, applied.1.0);
             state.applied = state.base;
+            state.append(entries);
         }
-        log.append(entries);
         log
+    }
+
+    /// Makes stubs of entries with so many bytes of data or more from now on.
+    pub fn make_stubs_from(&self, bytes: usize) {
+        self.inner.stub_bytes_min.set(bytes);
+    }
+
+    fn is_long(&self, data: &[u8]) -> bool {
+        let bytes_min = self.inner.stub_bytes_min.get();
+        bytes_min > 0 && data.len() >= bytes_min
     }
 
     /// Term, vote and commit index.
@@ -162,22 +220,82 @@ impl RaftLog {
         Some(visit(&entry.data))
     }
 
-    /// Appends `entries`, replacing what stands at their indices and after.
-    ///
-    /// # Panics
-    /// If they would leave a hole or replace what has been cut away: raft-rs never asks for it.
-    pub fn append(&self, entries: Vec<Entry>) {
-        let Some(first) = entries.first().map(|entry| entry.index) else { return };
-        let mut state = self.inner.state.borrow_mut();
-        assert!(first > state.base.0, "entry {first} is behind the log's base {}", state.base.0);
-        assert!(first <= state.last_index() + 1, "entry {first} leaves a hole in the log");
-        while state.last_index() >= first {
-            if let Some(entry) = state.entries.pop_back() {
-                state.bytes -= entry_bytes(&entry);
+    /// Keeps the data of long entries that raft-rs is about to be given, and makes stubs of them.
+    pub fn lay_aside(&self, entries: &mut [Entry]) {
+        for entry in entries.iter_mut().filter(|entry| !entry.data.is_empty()) {
+            if entry.entry_type() == EntryType::EntryNormal {
+                let (index, term) = (Index(entry.index), Term(entry.term));
+                entry.data = self.lay_data_aside(index, term, std::mem::take(&mut entry.data));
             }
         }
-        state.bytes += entries.iter().map(entry_bytes).sum::<usize>();
-        state.entries.extend(entries);
+    }
+
+    /// The same for one entry: keeps its data if it is long, and returns what raft-rs gets.
+    pub fn lay_data_aside(&self, index: Index, term: Term, mut data: Vec<u8>) -> Vec<u8> {
+        if !self.is_long(&data) {
+            return data;
+        }
+        // The log counts what lies in its entries, not what they might have room for.
+        if data.capacity() - data.len() > data.len() / SPARE_SHARE {
+            data.shrink_to_fit();
+        }
+        self.inner.state.borrow_mut().aside.insert((index.0, term.0), data);
+        STUB.to_vec()
+    }
+
+    /// Bytes that are kept for entries which are not appended yet.
+    pub fn aside_bytes(&self) -> usize {
+        self.inner.state.borrow().aside.values().map(Vec::len).sum()
+    }
+
+    /// Hands the data of stubs out, so that they can be sent; it is missing here until
+    /// [`RaftLog::take_back`]. Returns whether all of it was there: what has been cut away since
+    /// raft-rs wanted to send it is not.
+    pub fn lend(&self, entries: &mut [Entry]) -> bool {
+        let mut state = self.inner.state.borrow_mut();
+        entries.iter_mut().filter(|entry| is_stub(entry)).all(|entry| {
+            let data = state.data_mut(entry.index, entry.term);
+            data.map(|data| std::mem::swap(data, &mut entry.data)).is_some()
+        })
+    }
+
+    /// Takes data back that was lent.
+    pub fn take_back(&self, entries: &mut [Entry]) {
+        let mut state = self.inner.state.borrow_mut();
+        for entry in entries {
+            let data = state.data_mut(entry.index, entry.term);
+            if let Some(data) = data.filter(|data| **data == STUB) {
+                std::mem::swap(data, &mut entry.data);
+            }
+        }
+    }
+
+    /// Visits the entries from `first` on, in order.
+    pub fn with_tail<T>(
+        &self,
+        first: Index,
+        visit: impl FnOnce(&mut dyn Iterator<Item = &Entry>) -> T,
+    ) -> T {
+        let state = self.inner.state.borrow();
+        let place = first.0.saturating_sub(state.base.0 + 1) as usize;
+        visit(&mut state.entries.range(place.min(state.entries.len())..))
+    }
+
+    /// Appends `entries`, all that raft-rs has and the log has not, replacing what stands at their
+    /// indices and after. What is aside and not among them raft-rs has not taken, and is forgotten.
+    ///
+    /// # Panics
+    /// If they would leave a hole or replace what has been cut away: raft-rs never asks for it. If
+    /// a stub's data is not aside.
+    pub fn append(&self, mut entries: Vec<Entry>) {
+        let mut state = self.inner.state.borrow_mut();
+        let mut aside = std::mem::take(&mut state.aside);
+        for entry in entries.iter_mut().filter(|entry| is_stub(entry)) {
+            let data = aside.remove(&(entry.index, entry.term));
+            assert!(data.is_some(), "the data of entry {} is gone", entry.index);
+            entry.data = data.unwrap_or_default();
+        }
+        state.append(entries);
     }
 
     /// Replaces the whole log by a snapshot's position.
@@ -303,8 +421,12 @@ impl Storage for RaftLog {
             if !entries.is_empty() && size > budget {
                 break;
             }
-            let is_whole = is_to_be_sent || entry.entry_type() != EntryType::EntryNormal;
-            entries.push(if is_whole { entry.clone() } else { without_data(entry) });
+            let is_normal = entry.entry_type() == EntryType::EntryNormal;
+            entries.push(match is_to_be_sent {
+                true if is_normal && self.is_long(&entry.data) => as_stub(entry),
+                false if is_normal => without_data(entry),
+                _ => entry.clone(),
+            });
         }
         Ok(entries)
     }
@@ -368,6 +490,58 @@ mod tests {
         assert_eq!(log.with_data(Index(2), Term(1), <[u8]>::to_vec), Some(vec![0; 10]));
         assert_eq!(log.with_data(Index(2), Term(2), <[u8]>::to_vec), None, "another entry");
         assert_eq!((log.data_len(Index(2)), log.data_len(Index(4))), (10, 0));
+    }
+
+    #[test]
+    fn long_data_is_beside_the_log_until_it_is_appended_and_lent_to_who_sends_it() {
+        let log = RaftLog::formed(vec![1]);
+        log.make_stubs_from(11);
+        let long = |index, term| Entry { data: vec![index as u8; 11], ..entry(index, term) };
+        let mut given = [entry(2, 1), long(3, 1), long(4, 1)];
+        given[2].set_entry_type(EntryType::EntryConfChange);
+        let whole = given.clone();
+        log.lay_aside(&mut given);
+        assert_eq!(given, [entry(2, 1), as_stub(&long(3, 1)), whole[2].clone()]);
+        for is_appended in [false, true] {
+            if is_appended {
+                log.append(given.to_vec());
+            }
+            let mut lent = given.to_vec();
+            assert!(log.lend(&mut lent));
+            assert_eq!(lent, whole, "{is_appended}");
+            log.take_back(&mut lent);
+            assert_eq!(lent[1].data, STUB);
+        }
+        assert_eq!(log.with_data(Index(3), Term(1), <[u8]>::to_vec), Some(vec![3; 11]));
+        assert_eq!(
+            log.with_tail(Index(3), |entries| entries.cloned().collect::<Vec<_>>()),
+            [long(3, 1), whole[2].clone()]
+        );
+        assert_eq!(log.bytes(), 10 + 11 + 11 + 3 * ENTRY_OVERHEAD_BYTES);
+        let entries = |can_async| log.entries(2, 5, None, GetEntriesContext::empty(can_async));
+        assert_eq!(entries(true).expect("entries"), given);
+    }
+
+    #[test]
+    fn data_that_raft_did_not_take_is_forgotten_and_what_is_gone_is_not_lent() {
+        let log = RaftLog::formed(vec![1]);
+        log.make_stubs_from(1);
+        let mut refused = [entry(2, 1), entry(3, 1)];
+        log.lay_aside(&mut refused);
+        let mut taken = [entry(2, 2)];
+        log.lay_aside(&mut taken);
+        log.append(taken.to_vec());
+        assert!(!log.lend(&mut refused.clone()));
+        assert_eq!(log.aside_bytes(), 0);
+        let mut lent = taken.to_vec();
+        lent.extend(refused);
+        assert!(!log.lend(&mut lent), "one of them is gone");
+        log.take_back(&mut lent);
+        assert_eq!(log.data_len(Index(2)), 10, "the other one is back");
+        log.lay_aside(&mut [entry(4, 2)]);
+        assert_eq!(log.aside_bytes(), 10);
+        log.append(Vec::new());
+        assert_eq!(log.aside_bytes(), 0);
     }
 
     #[test]

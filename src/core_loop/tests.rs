@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::peer::Settings;
-use shards::contract::{CoreConfig, Durability, ReadMode};
+use shards::contract::{CoreConfig, Durability, ReadMode, STUB_BYTES_MIN};
 use shards::ids::{Address, CoreIndex, Millis, Nanos, NodeId};
 use shards::placement::Placement;
 use shards::wal::{LogIdentity, SEGMENT_BYTES};
@@ -143,6 +143,7 @@ impl Plan {
             election_ticks: 6,
             request_deadline: Nanos(5_000_000_000),
             touch_interval: Millis(5_000),
+            stub_bytes_min: STUB_BYTES_MIN,
             scrub_bytes_per_second: 8 << 20,
             parked_bytes_max: 16 << 20,
             // A replica's identity is drawn from it, and must never be that of an earlier life.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use shards::contract::{CoreConfig, Durability, ReadMode};
+use shards::contract::{CoreConfig, Durability, ReadMode, STUB_BYTES_MIN};
 use shards::ids::{CoreIndex, Millis, Nanos, NodeId};
 use shards::placement::Placement;
 use shards::wal::LogIdentity;
@@ -220,6 +220,7 @@ fn engine(cores: u16, shards: u16) -> CoreConfig {
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
         touch_interval: Millis(5_000),
+        stub_bytes_min: STUB_BYTES_MIN,
         scrub_bytes_per_second: 8 << 20,
         parked_bytes_max: 1 << 20,
         seed: 1,

@@ -19,6 +19,8 @@ pub struct Held {
     pub undecided: usize,
     /// Rounds of reads that raft-rs keeps.
     pub rounds: usize,
+    /// Bytes of entries that Raft is given and has not handed out to be appended.
+    pub aside_bytes: usize,
     /// Bytes of the logs' tails in memory.
     pub log_bytes: usize,
     /// Bytes of records that wait to be written, and how many wait for them.

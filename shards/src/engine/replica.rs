@@ -55,7 +55,7 @@ use super::{Courier, Parcel, SplitMix};
 use crate::contract::{CoreConfig, Durability, Event, LeaderView, Now};
 use crate::defect::{self, Defect};
 use crate::ids::{Formation, Index, Nanos, NodeId, ReplicaId, ShardId, Term};
-use crate::raft_log::{FORMATION, RaftLog};
+use crate::raft_log::{FORMATION, RaftLog, is_stub};
 use crate::reply::Status;
 use crate::store::{Opening, ShardClock, Store, StoreSettings};
 use crate::wal::{RecoveredReplica, Stage};
@@ -68,8 +68,8 @@ const GATHERED_BYTES_MAX: usize = 32 << 20;
 /// at its end: nothing proposed meanwhile would be durable here before the next write, and one
 /// message with all of it costs the followers less than many.
 const HELD_BYTES_MAX: usize = 64 << 10;
-/// Messages of appended entries carry at most this much.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Messages of appended entries carry at most this much, but for a single entry.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Committed bytes that wait to be applied. With more, nothing further is taken from raft-rs.
 const COMMITTED_BYTES_MAX: usize = 1 << 20;
 /// Appends on their way to one follower.
@@ -277,6 +277,7 @@ impl Replica {
             max_committed_size_per_ready: COMMITTED_BYTES_MAX as u64,
             ..Config::default()
         };
+        log.make_stubs_from(config.stub_bytes_min);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = match RawNode::new(&raft_config, log.clone(), &logger) {
             Ok(raw) => raw,
@@ -425,8 +426,14 @@ impl Replica {
 
     /// Takes a Raft message from `from`'s node. Anything raft-rs would panic at, or that only a
     /// local caller may say, is refused: the answer is whether it was fit to be stepped.
-    pub fn receive(&mut self, from: NodeId, message: Message) -> bool {
+    pub fn receive(&mut self, from: NodeId, mut message: Message) -> bool {
         if self.stopped.is_some() || self.has_forgotten() || !self.is_fit(from, &message) {
+            return false;
+        }
+        if !self.takes_entries(&message) {
+            message.entries.clear();
+        }
+        if message.entries.iter().any(is_stub) {
             return false;
         }
         if let Some(rank) = self.rank_of(message.from) {
@@ -441,9 +448,19 @@ impl Replica {
             self.held_votes.push(message);
             return true;
         }
+        self.log.lay_aside(&mut message.entries);
         // Errors say that a proposal was dropped or a peer is unknown: nothing waits on them.
         let _ = self.raw.step(message);
         true
+    }
+
+    /// Whether raft-rs looks at the entries of a message, and answers it. Of others nothing must be
+    /// kept beside the log, least of all in place of what this replica has proposed itself.
+    fn takes_entries(&self, message: &Message) -> bool {
+        let raft = &self.raw.raft;
+        let leads = raft.state == StateRole::Leader;
+        message.msg_type() == MessageType::MsgAppend
+            && (message.term > raft.term || message.term == raft.term && !leads)
     }
 
     fn is_fit(&self, from: NodeId, message: &Message) -> bool {
@@ -732,13 +749,14 @@ impl Replica {
             });
             let bytes = data.len();
             self.last_entry_bytes = bytes;
+            let index = Index(self.raw.raft.raft_log.last_index() + 1);
+            let term = Term(self.raw.raft.term);
+            let data = self.log.lay_data_aside(index, term, data);
             if self.raw.propose(Vec::new(), data).is_err() {
                 // raft-rs drops proposals of a leader that was removed or hands over; this
                 // replica checked for both, and otherwise sets no limit of raft-rs' own.
                 unreachable!("a leader's proposal was dropped");
             }
-            let index = Index(self.raw.raft.raft_log.last_index());
-            let term = Term(self.raw.raft.term);
             self.stamp_wanted = false;
             (self.removal_wanted, self.removal_allowed) = (false, false);
             // What waits for this stamp came in before this entry's commands, like other reads.
@@ -822,12 +840,13 @@ impl Replica {
         {
             self.disown_truncated((Index(first.index), Term(first.term)), courier);
         }
-        if let Some(writer) = journal.writer()
-            && !entries.is_empty()
-        {
-            writer.entries(self.shard, entries.iter());
-        }
+        let first = entries.first().map(|entry| Index(entry.index));
         self.log.append(entries);
+        if let Some(writer) = journal.writer()
+            && let Some(first) = first
+        {
+            self.log.with_tail(first, |entries| writer.entries(self.shard, entries));
+        }
         if let Some(hard_state) = ready.hs() {
             must_persist |= ready.must_sync();
             if let Some(writer) = journal.writer() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 use super::*;
-use crate::contract::{CoreConfig, DiskOperation, Durability, ReadMode};
+use crate::contract::{CoreConfig, DiskOperation, Durability, ReadMode, STUB_BYTES_MIN};
 use crate::entry::EntryBuilder;
 use crate::ids::{Formation, Index, Millis, Nanos, ReplicaId, ShardId, Term};
 use crate::placement::Placement;
@@ -35,6 +35,7 @@ fn config() -> CoreConfig {
         election_ticks: 6,
         request_deadline: Nanos(2_000_000_000),
         touch_interval: Millis(5_000),
+        stub_bytes_min: STUB_BYTES_MIN,
         scrub_bytes_per_second: 8 << 20,
         parked_bytes_max: 1 << 20,
         seed: 1,

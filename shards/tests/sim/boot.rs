@@ -54,6 +54,7 @@ impl World {
             election_ticks: 6,
             request_deadline: Nanos(options.request_deadline),
             touch_interval: options.touch_interval,
+            stub_bytes_min: options.stub_bytes_min,
             scrub_bytes_per_second: options.scrub_bytes_per_second,
             parked_bytes_max: options.parked_bytes_max,
             seed: seed ^ u64::from(core.0),

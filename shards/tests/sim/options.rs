@@ -125,6 +125,8 @@ pub struct Options {
     pub request_deadline: u64,
     /// How long after a use reads leave no touch.
     pub touch_interval: Millis,
+    /// Length from which entries are stubs to Raft.
+    pub stub_bytes_min: usize,
     /// Bytes that a core looks at for damage per second.
     pub scrub_bytes_per_second: u64,
     /// Bytes that may wait for leaders.
@@ -211,6 +213,7 @@ impl Options {
                 Millis(20),
                 Millis(5_000),
             ]),
+            stub_bytes_min: *Random::stream(seed, "stubs").pick(&[1, 100, 16 << 10]),
             scrub_bytes_per_second: *Random::stream(seed, "scrubbing").pick(&[0, 1 << 20, 8 << 20]),
             parked_bytes_max: *random.pick(&[2 << 10, 1 << 20, 1 << 20]),
             faults_last,

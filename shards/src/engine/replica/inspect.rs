@@ -6,6 +6,7 @@ use super::Replica;
 use crate::contract::{ReplicaStatus, Role};
 use crate::engine::held::Held;
 use crate::ids::{Formation, Index, Nanos, ReplicaId, Term};
+use crate::raft_log::RaftLog;
 use crate::reader::Reader;
 use crate::store::{SnapshotProgress, Store};
 use crate::wal::CheckpointHead;
@@ -96,12 +97,18 @@ impl Replica {
         held.undecided += self.doubtful.len() + self.proposed.len() + self.reads.len();
         held.rounds += self.raw.raft.read_only.pending_read_index.len();
         held.committed_bytes += self.committed_bytes;
+        held.aside_bytes += self.log.aside_bytes();
         held.log_bytes += self.log.bytes();
     }
 
     /// Term and hash of the entry at `index`, if the log still has it.
     pub fn entry(&self, index: Index) -> Option<(Term, u64)> {
         self.log.print_at(index)
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &RaftLog {
+        &self.log
     }
 
     /// The store, for inspection.

@@ -16,9 +16,11 @@ impl Replica {
         let unstable = &self.raw.raft.raft_log.unstable.entries;
         for proposed in &mut self.proposed {
             let entry = unstable.iter().find(|entry| entry.index == proposed.index.0);
-            let Some(Ok(reader)) = entry.map(|entry| EntryReader::new(&entry.data)) else {
-                continue;
-            };
+            let mut entry: Vec<_> = entry.cloned().into_iter().collect();
+            self.log.lend(&mut entry);
+            let data = entry.first().map(|entry| entry.data.clone()).unwrap_or_default();
+            self.log.take_back(&mut entry);
+            let Ok(reader) = EntryReader::new(&data) else { continue };
             for (ordinal, command) in reader.commands().enumerate() {
                 let is_plain = matches!(
                     command.operation,
