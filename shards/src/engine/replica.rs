@@ -29,6 +29,8 @@ mod inspect;
 mod office;
 mod quarantine;
 mod salvage;
+#[cfg(test)]
+mod tests;
 mod touching;
 mod waiting;
 mod wrong;

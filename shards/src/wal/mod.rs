@@ -36,7 +36,7 @@
 pub mod record;
 mod recovery;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use record::{ReplicaRecord, Stage};

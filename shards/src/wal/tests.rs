@@ -18,7 +18,8 @@ const IDENTITY: LogIdentity =
     LogIdentity { cluster: 7, node: NodeId(1), layout: 1, core: CoreIndex(0) };
 const SEGMENT: u64 = 64 << 10;
 
-fn config() -> CoreConfig {
+/// A configuration as good as any.
+pub(crate) fn config() -> CoreConfig {
     CoreConfig {
         node: NodeId(1),
         core: CoreIndex(0),
