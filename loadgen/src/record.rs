@@ -259,8 +259,15 @@ impl Recorder {
         } else {
             interval.writes.saturating_record(latency);
             interval.counts.writes += 1;
-            interval.counts.fills += u64::from(kind == Kind::Fill);
-            interval.counts.deletes += u64::from(kind == Kind::Delete);
+        }
+    }
+
+    /// Counts what is told apart from other writes, besides [`Recorder::done`].
+    pub fn done_apart(&mut self, kind: Kind, intended_ns: u64) {
+        if intended_ns >= self.belongs_from_ns {
+            let counts = &mut self.interval.counts;
+            counts.fills += u64::from(kind == Kind::Fill);
+            counts.deletes += u64::from(kind == Kind::Delete);
         }
     }
 

@@ -76,6 +76,7 @@ impl Replay {
     }
 
     /// Takes the next request: its position in the trace, and what it does.
+    #[inline(never)]
     pub fn take(&mut self) -> Option<(u64, Kind)> {
         let position = self.position;
         let record = self.trace.record_at(position)?;

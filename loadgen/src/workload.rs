@@ -27,12 +27,12 @@ pub enum Kind {
     Write,
     /// Writes a key that will expire.
     WriteExpiring,
+    /// Writes what was read.
+    WriteBack,
     /// Writes a key that there was not.
     Insert,
     /// Reads a key in order to write it.
     Modify,
-    /// Writes what was read.
-    WriteBack,
     /// Reads a key, and if there is none writes it.
     Lookup,
     /// Writes what was not found.
@@ -50,7 +50,10 @@ impl Kind {
     /// Whether something is left to do when it is done.
     #[inline]
     pub fn has_sequel(self) -> bool {
-        matches!(self, Kind::Insert | Kind::Modify | Kind::Lookup)
+        match self {
+            Kind::Read | Kind::Write | Kind::WriteExpiring | Kind::WriteBack => false,
+            Kind::Insert | Kind::Modify | Kind::Lookup | Kind::Fill | Kind::Delete => true,
+        }
     }
 }
 
@@ -332,7 +335,8 @@ fn write_digits(mut number: u64, digits: &mut [u8]) {
     }
 }
 
-#[inline]
+// Left to itself the compiler calls it for every drawn write since traces use it, too.
+#[inline(always)]
 fn append_decimal(number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     write_digits(number, &mut digits);

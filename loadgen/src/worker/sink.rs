@@ -134,6 +134,7 @@ impl Sink {
     }
 
     /// What comes after an operation of a kind that has a sequel. True if it is not over.
+    #[inline(never)]
     fn goes_on(&mut self, flight: Flight, kind: Kind, hit: bool, now_ns: u64) -> bool {
         match kind {
             Kind::Modify => {
@@ -149,6 +150,7 @@ impl Sink {
                 self.outstanding += 1;
             }
             Kind::Lookup => {}
+            Kind::Fill | Kind::Delete => self.record.done_apart(kind, flight.intended_ns),
             _ => self.workload.settle_insert(flight.key),
         }
         false

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use client::{Protocol, ReadFrom};
 
-use super::{GET_OPCODE, HEADER_BYTES, Kind, SET_OPCODE, append_decimal};
+use super::{GET_OPCODE, HEADER_BYTES, Kind, SET_OPCODE};
 use crate::trace::{Record, Trace, key_hash};
 use crate::values::{ValueSize, Values};
 
@@ -55,6 +55,7 @@ impl Replayed {
     }
 
     /// Appends the request at a position. RESP ignores the opaque.
+    #[inline(never)]
     pub fn encode(&self, position: u64, kind: Kind, opaque: u32, out: &mut Vec<u8>) {
         // Positions come from the trace itself.
         let Some((record, key)) = self.request(position) else { return };
@@ -72,7 +73,7 @@ impl Replayed {
             _ if expires => b"*5\r\n$3\r\nSET\r\n$",
             _ => b"*3\r\n$3\r\nSET\r\n$",
         });
-        append_decimal(key.len() as u64, out);
+        decimal(key.len() as u64, out);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(key);
         out.extend_from_slice(b"\r\n");
@@ -80,16 +81,16 @@ impl Replayed {
             return;
         }
         out.push(b'$');
-        append_decimal(u64::from(record.size), out);
+        decimal(u64::from(record.size), out);
         out.extend_from_slice(b"\r\n");
         self.values.append_sized(key_hash(key), record.size as usize, out);
         out.extend_from_slice(b"\r\n");
         if expires {
             out.extend_from_slice(b"$2\r\nEX\r\n$");
             let digits = record.ttl_s.ilog10() + 1;
-            append_decimal(u64::from(digits), out);
+            decimal(u64::from(digits), out);
             out.extend_from_slice(b"\r\n");
-            append_decimal(u64::from(record.ttl_s), out);
+            decimal(u64::from(record.ttl_s), out);
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -145,6 +146,12 @@ impl Replayed {
         let date_s = self.started_s.saturating_add(u64::from(ttl_s));
         u32::try_from(date_s).unwrap_or(u32::MAX).min(u32::MAX - 1)
     }
+}
+
+/// Appends a number, once in the code for all uses here.
+#[inline(never)]
+fn decimal(number: u64, out: &mut Vec<u8>) {
+    super::append_decimal(number, out);
 }
 
 #[cfg(test)]
