@@ -27,7 +27,7 @@ const SEARCH_START: f64 = 1000.0;
 /// How long a trial of a search is measured.
 const TRIAL_DEFAULT: Duration = Duration::from_secs(3);
 
-/// Measures the latency and throughput of Coracle, Redis and memcached servers.
+/// Measures the latency and throughput of Coracle, Redis, memcached and etcd servers.
 ///
 /// In a closed loop (the default) every connection keeps --pipeline requests in flight. With
 /// --rate the loop is open: requests start when they are due, whatever the server does, and their
@@ -127,6 +127,7 @@ pub struct Cli {
     #[arg(long, value_name = "READ:WRITE", value_parser = parse_ratio)]
     pub ratio: Option<f64>,
     /// Who may answer reads: leaders, any replica as fresh as its leader, or any replica as it is.
+    /// With --protocol etcd any member answers: linearizable with leader, serializable with stale.
     #[arg(long, value_name = "NAME", default_value = "leader")]
     pub read_from: ReadFromName,
     /// Part of the writes that carry a time to live.
@@ -214,6 +215,8 @@ pub enum ProtocolName {
     Resp,
     /// RESP2, each key sent to the server that leads it.
     RespCluster,
+    /// The key-value part of etcd's v3 API over gRPC, without TLS.
+    Etcd,
 }
 
 /// The core workloads of YCSB on the command line.
@@ -286,6 +289,7 @@ impl Cli {
             ProtocolName::Binary => Mode::Binary,
             ProtocolName::Resp => Mode::Resp,
             ProtocolName::RespCluster => Mode::RespCluster,
+            ProtocolName::Etcd => Mode::Etcd,
         };
         let arrivals = match self.arrivals {
             ArrivalsName::Constant => Arrivals::Constant,
@@ -296,6 +300,9 @@ impl Cli {
         let shape = shape.or(searches.then_some(Shape::Constant(SEARCH_START)));
         if shape.is_none() && arrivals == Arrivals::Poisson {
             return Err("arrivals: only an open loop has them; give --rate or --shape".into());
+        }
+        if self.shards && mode == Mode::Etcd {
+            return Err("shards: not with etcd, which has none".into());
         }
         let trace = self.trace.as_deref().map(|path| self.read_trace(path)).transpose()?;
         let trial = searches.then_some(TRIAL_DEFAULT);
@@ -499,6 +506,9 @@ mod tests {
             ("--distribution zipf:0", "--distribution"),
             ("--threads 60", "connections"),
             ("--protocol http", "--protocol"),
+            ("--protocol etcd --shards", "shards"),
+            ("--protocol etcd --ttl 5", "ttl"),
+            ("--protocol etcd --read-from replica", "read-from"),
             ("--addr nowhere", "--addr"),
             ("--speed 9", "--speed"),
             ("--trace-speed 2", "--trace"),

@@ -1,18 +1,18 @@
-//! One connection: a non-blocking socket, what is to be sent, and which requests are in flight.
+//! One connection: a non-blocking socket, what is to be sent, and how it stands.
 //!
 //! Requests gather in one buffer and leave in one write. Received bytes are read into a large
-//! buffer that all connections of a thread share, and parsed there; only an unfinished reply is
-//! kept with its connection. Both protocols answer in order, so the oldest request in flight is
-//! the one an answer belongs to; the binary protocol's opaque proves it.
+//! buffer that all connections of a thread share. What they mean, and which requests are in
+//! flight, is known to the connection's [`Wire`].
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
-use client::{Answer, Decoded, Protocol};
+use client::Answer;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use crate::wire::Wire;
 use crate::workload::{Kind, Workload};
 
 /// Unsent bytes above which a connection takes no further request. One large value may exceed
@@ -77,7 +77,7 @@ pub enum Broken {
 
 /// A connection, through all its lives.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<W> {
     /// Which server it is to.
     pub endpoint: usize,
     /// How it stands.
@@ -97,20 +97,15 @@ pub struct Connection {
     pub waiting: VecDeque<Flight>,
     /// Since when the first of them waits to be the next, or for a new connection to be made.
     pub waiting_since_ns: u64,
-    /// What it says first, each time it is made.
-    greeting: Option<&'static [u8]>,
     stream: Option<TcpStream>,
     output: Vec<u8>,
     sent: usize,
-    input: Vec<u8>,
-    needed: usize,
-    in_flight: VecDeque<Flight>,
-    next_opaque: u32,
+    wire: W,
 }
 
-impl Connection {
-    /// A connection to be opened, which says `greeting` first.
-    pub fn new(endpoint: usize, greeting: Option<&'static [u8]>) -> Connection {
+impl<W: Wire> Connection<W> {
+    /// A connection to be opened, which will speak like this.
+    pub fn new(endpoint: usize, wire: W) -> Connection<W> {
         Connection {
             endpoint,
             state: State::Closed { retry_at_ns: 0 },
@@ -121,14 +116,10 @@ impl Connection {
             dirty: false,
             waiting: VecDeque::new(),
             waiting_since_ns: 0,
-            greeting,
             stream: None,
             output: Vec::new(),
             sent: 0,
-            input: Vec::new(),
-            needed: 0,
-            in_flight: VecDeque::new(),
-            next_opaque: 0,
+            wire,
         }
     }
 
@@ -178,9 +169,7 @@ impl Connection {
         self.attempts = 0;
         self.progress_ns = now_ns;
         self.excused_until_ns = now_ns;
-        if let Some(greeting) = self.greeting {
-            self.push_encoded(greeting, Purpose::Greeting, now_ns);
-        }
+        self.wire.begin(now_ns, &mut self.output)?;
         Ok(true)
     }
 
@@ -189,58 +178,60 @@ impl Connection {
         self.state = State::Closed { retry_at_ns };
         self.stream = None;
         self.output.clear();
-        self.input.clear();
-        (self.sent, self.needed, self.next_opaque) = (0, 0, 0);
-        std::mem::take(&mut self.in_flight)
+        self.sent = 0;
+        self.wire.end()
     }
 
     /// How many requests are in flight.
     #[inline]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.wire.in_flight()
+    }
+
+    /// Since when a reply is owed, where one is.
+    pub fn owes_since_ns(&self) -> u64 {
+        self.wire.owes_since_ns(self.progress_ns)
     }
 
     /// Whether it can take a request now, `pipeline` being the most in flight.
     #[inline]
     pub fn has_room(&self, pipeline: usize) -> bool {
         self.state == State::Open
-            && self.in_flight.len() < pipeline
+            && self.wire.in_flight() < pipeline
             && self.output.len() - self.sent < UNSENT_BYTES_MAX
     }
 
     /// Whether there is something to send.
     #[inline]
     pub fn has_output(&self) -> bool {
-        self.sent < self.output.len()
+        self.sent < self.output.len() || self.wire.has_output()
     }
 
     /// Takes an operation.
     #[inline]
     pub fn push(&mut self, flight: Flight, kind: Kind, workload: &Workload, now_ns: u64) {
-        workload.encode(flight.key, kind, self.next_opaque, &mut self.output);
-        self.track(flight, now_ns);
+        self.note_progress(now_ns);
+        self.wire.push(flight, kind, workload, now_ns, &mut self.output);
     }
 
     /// Takes an encoded request for a purpose of the generator's own.
     pub fn push_encoded(&mut self, request: &[u8], purpose: Purpose, now_ns: u64) {
-        self.output.extend_from_slice(request);
-        let flight = Flight { intended_ns: now_ns, key: 0, purpose, redirects: 0, slot: 0 };
-        self.track(flight, now_ns);
+        self.note_progress(now_ns);
+        self.wire.push_encoded(request, purpose, now_ns, &mut self.output);
     }
 
     #[inline]
-    fn track(&mut self, flight: Flight, now_ns: u64) {
-        self.next_opaque = self.next_opaque.wrapping_add(1);
-        if self.in_flight.is_empty() {
+    fn note_progress(&mut self, now_ns: u64) {
+        if self.wire.in_flight() == 0 {
             self.progress_ns = now_ns;
         }
-        self.in_flight.push_back(flight);
     }
 
     /// Sends as far as that goes without waiting; returns how many bytes.
     pub fn flush(&mut self) -> Result<u64, Broken> {
         self.dirty = false;
         let Some(stream) = &mut self.stream else { return Ok(0) };
+        self.wire.gather(&mut self.output)?;
         let mut total = 0;
         while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match stream.write(rest) {
@@ -281,60 +272,10 @@ impl Connection {
     /// Takes received bytes apart. Each answer goes to `take` with its request.
     pub fn answers(
         &mut self,
-        protocol: Protocol,
         received: &[u8],
         now_ns: u64,
-        mut take: impl FnMut(Flight, Answer<'_>),
+        take: impl FnMut(Flight, Answer<'_>),
     ) -> Result<(), Broken> {
-        if self.input.is_empty() {
-            let used = self.parse(protocol, received, now_ns, &mut take)?;
-            self.input.extend_from_slice(received.get(used..).unwrap_or_default());
-            return Ok(());
-        }
-        self.input.extend_from_slice(received);
-        if self.input.len() < self.needed {
-            return Ok(());
-        }
-        let mut input = std::mem::take(&mut self.input);
-        let used = self.parse(protocol, &input, now_ns, &mut take)?;
-        input.drain(..used);
-        self.input = input;
-        Ok(())
-    }
-
-    fn parse(
-        &mut self,
-        protocol: Protocol,
-        input: &[u8],
-        now_ns: u64,
-        take: &mut impl FnMut(Flight, Answer<'_>),
-    ) -> Result<usize, Broken> {
-        let mut used = 0;
-        while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty()) {
-            match protocol.decode(rest).map_err(|_| Broken::Malformed)? {
-                Decoded::Incomplete { needed } if needed > client::ANSWER_BYTES_MAX => {
-                    return Err(Broken::Malformed);
-                }
-                Decoded::Incomplete { needed } => {
-                    self.needed = needed;
-                    return Ok(used);
-                }
-                Decoded::Push { consumed } => used += consumed,
-                Decoded::Answer { answer, opaque, consumed } => {
-                    used += consumed;
-                    let expected = self.next_opaque.wrapping_sub(self.in_flight.len() as u32);
-                    let flight = self.in_flight.pop_front().ok_or(Broken::Malformed)?;
-                    if opaque.is_some_and(|opaque| opaque != expected) {
-                        // Its request is not answered by this; it ends with the connection.
-                        self.in_flight.push_front(flight);
-                        return Err(Broken::Malformed);
-                    }
-                    self.progress_ns = now_ns;
-                    take(flight, answer);
-                }
-            }
-        }
-        self.needed = 0;
-        Ok(used)
+        self.wire.answers(received, now_ns, &mut self.progress_ns, take)
     }
 }

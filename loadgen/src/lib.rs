@@ -1,4 +1,4 @@
-//! Coracle's load generator: honest tail latency for binary and RESP servers.
+//! Coracle's load generator: honest tail latency for binary, RESP and etcd servers.
 //!
 //! [`run`] takes [`Options`] and returns a [`Report`]; `coracle-loadgen` and `coracle demo` are
 //! both made of it. One thread drives many connections with an event loop of its own and shares
@@ -14,6 +14,7 @@ pub mod cli;
 mod connection;
 mod cpu;
 pub mod csv;
+mod etcd;
 mod events;
 mod goal;
 pub mod hdr_log;
@@ -38,6 +39,7 @@ mod trace;
 mod truth;
 pub mod units;
 mod values;
+mod wire;
 mod worker;
 mod workload;
 

@@ -49,14 +49,17 @@ pub enum Mode {
     Resp,
     /// RESP; each key goes to the server that CLUSTER SLOTS names.
     RespCluster,
+    /// etcd's v3 API over gRPC; any connection takes any key.
+    Etcd,
 }
 
 impl Mode {
-    /// What goes over the wire.
-    pub fn protocol(self) -> Protocol {
+    /// What goes over the wire, where it is one of the client's own protocols.
+    pub fn protocol(self) -> Option<Protocol> {
         match self {
-            Mode::Binary => Protocol::Binary,
-            Mode::Resp | Mode::RespCluster => Protocol::Resp,
+            Mode::Binary => Some(Protocol::Binary),
+            Mode::Resp | Mode::RespCluster => Some(Protocol::Resp),
+            Mode::Etcd => None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Mode {
             Mode::Binary => "binary",
             Mode::Resp => "resp",
             Mode::RespCluster => "resp-cluster",
+            Mode::Etcd => "etcd",
         }
     }
 }
@@ -259,6 +263,7 @@ impl Options {
             wrong(ttl.seconds == 0 || ttl.seconds > 2_592_000, "ttl: 1 s to 30 days")?;
         }
         self.check_trace()?;
+        self.check_etcd()?;
         let ends = self.requests.is_some() || self.trace.is_some();
         let endless = self.duration.is_none() && !ends;
         wrong(endless, "duration: without it the run needs requests")?;
@@ -284,6 +289,17 @@ impl Options {
 }
 
 impl Options {
+    /// Says what etcd has no counterpart of.
+    fn check_etcd(&self) -> Result<(), String> {
+        let wrong = |condition: bool, text: &str| {
+            if condition && self.mode == Mode::Etcd { Err(text.to_owned()) } else { Ok(()) }
+        };
+        wrong(self.trace.is_some(), "trace: not with etcd, which may answer out of order")?;
+        wrong(self.time_to_live.is_some(), "ttl: not with etcd, where leases expire, not keys")?;
+        let replica = self.read_from == ReadFrom::Replica;
+        wrong(replica, "read-from: with etcd leader or stale; any member answers either")
+    }
+
     /// Says what makes no sense where a trace is replayed, and what only a trace gives sense to.
     fn check_trace(&self) -> Result<(), String> {
         let wrong =
@@ -349,6 +365,23 @@ mod tests {
         }
         assert_eq!(Options { trace: week, ..speed(10.0) }.check(), Ok(()));
         assert_eq!(Options { trace: back, ..base.clone() }.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_etcd_does_not_have_is_refused_by_name() {
+        let address: Address = "127.0.0.1:1".parse().expect("an address");
+        let base = Options::new(vec![address], Mode::Etcd);
+        assert_eq!(base.check(), Ok(()));
+        assert_eq!(Options { read_from: ReadFrom::Stale, ..base.clone() }.check(), Ok(()));
+        let ttl = TimeToLive { share: 0.5, seconds: 1 };
+        for (name, options) in [
+            ("trace", Options { trace: trace("0,a,1,get\n"), ..base.clone() }),
+            ("ttl", Options { time_to_live: Some(ttl), ..base.clone() }),
+            ("read-from", Options { read_from: ReadFrom::Replica, ..base.clone() }),
+        ] {
+            let error = options.check().expect_err(name);
+            assert!(error.starts_with(&format!("{name}:")), "{error}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use client::{Address, Client, ClusterMap, Protocol, Routing, fetch_map};
 
+use crate::etcd::{self, Streams};
 use crate::events::{Event, happen};
 use crate::options::{Mode, Options, Pacing};
 use crate::record::{Interval, Phase};
@@ -22,10 +23,11 @@ use crate::second::Second;
 use crate::shape::Profile;
 use crate::shards::{Shards, summarize};
 use crate::trace::Trace;
+use crate::wire::{InOrder, Wire};
 use crate::worker::{Clock, Lines, Message, Share, Summary, Times, Worker};
 
 /// How long the servers may take to show that they are there.
-const PROBE_MAX: Duration = Duration::from_secs(2);
+pub(crate) const PROBE_MAX: Duration = Duration::from_secs(2);
 /// How often the collector and waiting workers look around.
 const LOOK_AROUND: Duration = Duration::from_millis(20);
 /// Time for all workers to learn when the run starts.
@@ -143,7 +145,10 @@ fn probe(options: &Options) -> Result<Option<ClusterMap>, Error> {
             other => Error::Protocol(format!("no cluster map: {other}")),
         });
     }
-    let protocol = options.mode.protocol();
+    let Some(protocol) = options.mode.protocol() else {
+        options.addresses.iter().try_for_each(|address| etcd::probe(options, address))?;
+        return Ok(None);
+    };
     for address in &options.addresses {
         let mut probe = client::Options::new(vec![address.clone()]);
         (probe.protocol, probe.routing) = (protocol, Routing::Direct);
@@ -212,11 +217,18 @@ impl Setup {
     }
 
     fn try_work(self) -> Result<(), Error> {
+        match self.options.mode {
+            Mode::Etcd => self.run::<Streams>(),
+            Mode::Binary | Mode::Resp | Mode::RespCluster => self.run::<InOrder>(),
+        }
+    }
+
+    fn run<W: Wire>(self) -> Result<(), Error> {
         let Setup { options, share, map, aborted, times, lines, clock } = self;
         let told = Arc::clone(&aborted);
         let prefills = options.prefill;
         let ready = lines.messages.clone();
-        let mut worker = Worker::new(options, share, clock, map.as_ref(), told, lines)?;
+        let mut worker = Worker::<W>::new(options, share, clock, map.as_ref(), told, lines)?;
         worker.connect()?;
         if prefills {
             worker.prefill()?;

@@ -146,7 +146,8 @@ impl Workload {
         let prefix = options.key_prefix.as_bytes();
         let ttl = options.time_to_live;
         let seconds = ttl.map_or(0, |ttl| ttl.seconds);
-        let protocol = options.mode.protocol();
+        // What has requests of another kind takes keys and values only, and no template.
+        let protocol = options.mode.protocol().unwrap_or(Protocol::Resp);
         let (read, write, write_expiring) = match protocol {
             Protocol::Resp => {
                 let text = seconds.to_string();
@@ -273,6 +274,19 @@ impl Workload {
         out.extend_from_slice(&template.tail);
     }
 
+    /// Appends a key that is no trace's, as encoded requests have it.
+    pub fn append_key(&self, key: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.key_prefix);
+        let mut digits = [0; KEY_DIGITS];
+        write_digits(key, &mut digits);
+        out.extend_from_slice(&digits);
+    }
+
+    /// Appends the value of a key that is no trace's.
+    pub fn append_value(&self, key: u64, out: &mut Vec<u8>) {
+        self.values.append(key, out);
+    }
+
     /// Whether this may be the length of the key's value. In a trace it has many.
     #[inline]
     pub fn is_value_length(&self, key: u64, length: usize) -> bool {
@@ -387,7 +401,7 @@ mod tests {
                         }
                     };
                     let mut expected = Vec::new();
-                    let protocol = mode.protocol();
+                    let protocol = mode.protocol().expect("a protocol of the client");
                     protocol
                         .encode(&command, client::ReadFrom::Leader, 0x0102_0304, &mut expected)
                         .expect("an encoding");

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use loadgen::{Arrivals, Mode, Options, Pacing, Report, Shape, mix};
-use servers::{Server, measure, options, parse};
+use servers::{Server, etcd, measure, options, parse};
 
 /// Attempts before a difference counts.
 const ATTEMPTS: u32 = 12;
@@ -57,10 +57,29 @@ impl Script {
         }
     }
 
-    fn serve(script: &Arc<Script>) -> Server {
+    /// Serves in the protocol of a mode.
+    fn serve(script: &Arc<Script>, mode: Mode) -> Server {
+        if mode == Mode::Etcd {
+            return Script::serve_etcd(Arc::clone(script));
+        }
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let script = Arc::clone(script);
         Server::conversing(listener, move |stream| script.converse(stream))
+    }
+
+    fn serve_etcd(script: Arc<Script>) -> Server {
+        etcd::serve(move |call| {
+            let (script, arrival) = (Arc::clone(&script), Instant::now());
+            // The probe before the run is none of its requests.
+            let due = (!call.is_probe()).then(|| script.due(arrival));
+            async move {
+                if let Some(due) = due {
+                    tokio::time::sleep_until(due.into()).await;
+                    script.stays.lock().expect("a lock").push(arrival.elapsed());
+                }
+                etcd::Act::Say(etcd::nothing())
+            }
+        })
     }
 
     /// One thread reads, so that every arrival is seen when it happens; another one replies.
@@ -131,13 +150,17 @@ fn excess(report: &Report, script: &Script) -> f64 {
 }
 
 /// Runs until a report is within one percent of what its server measured.
-fn agrees(stall: Option<(Duration, Duration)>, setup: impl Fn(Options) -> Options) -> Report {
+fn agrees(
+    mode: Mode,
+    stall: Option<(Duration, Duration)>,
+    setup: impl Fn(Options) -> Options,
+) -> Report {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut excesses = Vec::new();
     for _ in 0..ATTEMPTS {
         let script = Arc::new(Script { stall, ..Script::default() });
-        let server = Script::serve(&script);
-        let base = Options { read_share: 1.0, ..options(&server, Mode::Resp) };
+        let server = Script::serve(&script, mode);
+        let base = Options { read_share: 1.0, ..options(&server, mode) };
         let report = measure(setup(base));
         let excess = excess(&report, &script);
         if excess <= 0.01 {
@@ -148,17 +171,16 @@ fn agrees(stall: Option<(Duration, Duration)>, setup: impl Fn(Options) -> Option
     panic!("the reports are above the truth by {excesses:?}");
 }
 
-#[test]
-fn a_closed_loop_reports_scripted_delays_within_one_percent() {
-    let report = agrees(None, |base| Options { connections: 100, requests: Some(2000), ..base });
+fn a_closed_loop_reports_scripted_delays(mode: Mode) {
+    let setup = |base| Options { connections: 100, requests: Some(2000), ..base };
+    let report = agrees(mode, None, setup);
     assert!(report.all.max_ns >= 900_000_000, "{:?}", report.all);
 }
 
-#[test]
-fn a_stall_of_a_second_shows_in_full_within_one_percent() {
+fn a_stall_of_a_second_shows_in_full(mode: Mode) {
     let second = Duration::from_secs(1);
     let rate = 300.0;
-    let report = agrees(Some((second, second)), |base| Options {
+    let report = agrees(mode, Some((second, second)), |base| Options {
         pacing: Pacing::Open { shape: Shape::Constant(rate), arrivals: Arrivals::Constant },
         connections: 100,
         duration: Some(Duration::from_secs(3)),
@@ -172,4 +194,24 @@ fn a_stall_of_a_second_shows_in_full_within_one_percent() {
         let due = rate * (1.0 - tenths as f64 / 10.0);
         assert!(waited >= due * 0.97 - 1.0, "{waited} of {due} waited for {tenths} tenths");
     }
+}
+
+#[test]
+fn a_closed_loop_reports_scripted_delays_within_one_percent() {
+    a_closed_loop_reports_scripted_delays(Mode::Resp);
+}
+
+#[test]
+fn a_stall_of_a_second_shows_in_full_within_one_percent() {
+    a_stall_of_a_second_shows_in_full(Mode::Resp);
+}
+
+#[test]
+fn a_closed_loop_of_etcd_reports_scripted_delays_within_one_percent() {
+    a_closed_loop_reports_scripted_delays(Mode::Etcd);
+}
+
+#[test]
+fn a_stall_of_an_etcd_shows_in_full_within_one_percent() {
+    a_stall_of_a_second_shows_in_full(Mode::Etcd);
 }

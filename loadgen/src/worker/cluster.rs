@@ -8,13 +8,14 @@ use crate::arrivals::Schedules;
 use crate::connection::{Flight, Purpose, State};
 use crate::options::Pacing;
 use crate::record::Failure;
+use crate::wire::Wire;
 
 /// Redirects that one request follows. Two servers that name each other end here.
 const REDIRECTS_MAX: u8 = 5;
 /// Shortest time between two questions for the map.
 const MAP_INTERVAL_NS: u64 = 100_000_000;
 
-impl Worker {
+impl<W: Wire> Worker<W> {
     /// Starts what is due, then what redirects and reconnections have freed.
     pub(super) fn issue_to_cluster(&mut self, now_ns: u64) {
         self.follow_redirects(now_ns);

@@ -8,9 +8,10 @@ use super::{Operations, Worker};
 use crate::arrivals::{Arrivals, Schedule, Schedules, Share as ScheduleShare};
 use crate::connection::{Flight, Purpose};
 use crate::shape::Profile;
+use crate::wire::Wire;
 use crate::workload::Kind;
 
-impl Worker {
+impl<W: Wire> Worker<W> {
     /// The schedules of an open loop: one for each connection, or in a cluster one for all,
     /// because there the key decides about the connection.
     pub(super) fn schedules(&self, profile: &Arc<Profile>, arrivals: Arrivals) -> Schedules {

@@ -35,6 +35,7 @@ use crate::run::Error;
 use crate::shape::Profile;
 use crate::shards::{Division, Shards};
 use crate::timer::Timer;
+use crate::wire::Wire;
 use crate::workload::Workload;
 use routes::{Endpoint, Routes};
 use sink::{Check, Failures, Redirects, Sink};
@@ -131,7 +132,7 @@ enum Operations {
 }
 
 /// A thread's state.
-pub(crate) struct Worker {
+pub(crate) struct Worker<W> {
     options: Arc<Options>,
     share: Share,
     clock: Clock,
@@ -140,7 +141,7 @@ pub(crate) struct Worker {
     timer: Timer,
     timer_due_ns: u64,
     ready: Vec<(Token, bool)>,
-    connections: Vec<Connection>,
+    connections: Vec<Connection<W>>,
     endpoints: Vec<Endpoint>,
     routes: Option<Routes>,
     dirty: Vec<usize>,
@@ -179,7 +180,7 @@ pub(crate) struct Lines {
     pub intervals: Receiver<Box<Interval>>,
 }
 
-impl Worker {
+impl<W: Wire> Worker<W> {
     /// Sets up a thread. With a map the run is in cluster mode.
     pub fn new(
         options: Arc<Options>,
@@ -188,7 +189,7 @@ impl Worker {
         map: Option<&ClusterMap>,
         aborted: Arc<AtomicBool>,
         lines: Lines,
-    ) -> Result<Worker, Error> {
+    ) -> Result<Worker<W>, Error> {
         let poll = Poll::new().map_err(Error::System)?;
         let timer = Timer::new(poll.registry(), TIMER).map_err(Error::System)?;
         let mut endpoints = Vec::new();
@@ -281,16 +282,15 @@ impl Worker {
 
     fn add_connection(&mut self, endpoint: usize) {
         self.endpoints[endpoint].connections.push(self.connections.len());
-        let is_resp = self.options.mode.protocol() == client::Protocol::Resp;
-        let greeting = self.options.read_from.greeting().filter(|_| is_resp);
-        self.connections.push(Connection::new(endpoint, greeting));
+        let wire = W::new(&self.options, &self.endpoints[endpoint].address);
+        self.connections.push(Connection::new(endpoint, wire));
     }
 
     /// Connects. Without a cluster every connection must succeed, so that a typing error in an
     /// address is not taken for a slow server; in a cluster one server must answer.
     pub fn connect(&mut self) -> Result<(), Error> {
         let give_up_ns = self.clock.now_ns() + CONNECT_NS_MAX;
-        let first_failure = |worker: &Worker, index: usize, source: std::io::Error| {
+        let first_failure = |worker: &Worker<W>, index: usize, source: std::io::Error| {
             let address = worker.endpoints[worker.connections[index].endpoint].address.clone();
             Error::Connect { address, source }
         };
@@ -483,6 +483,9 @@ impl Worker {
             Ok(now_ns) => {
                 self.write_what_was_read(index, now_ns);
                 self.has_room(index, now_ns);
+                if W::ACKNOWLEDGES && self.connections[index].has_output() {
+                    self.mark_dirty(index);
+                }
             }
             Err(broken) => self.lost(index, &broken, now_ns),
         }
@@ -490,7 +493,6 @@ impl Worker {
 
     /// Reads all there is. Returns the time of the last read.
     fn receive(&mut self, index: usize, closing: bool) -> Result<u64, Broken> {
-        let protocol = self.options.mode.protocol();
         let Worker { connections, endpoints, buffer, sink, clock, .. } = self;
         let connection = &mut connections[index];
         let mut now_ns = clock.now_ns();
@@ -498,7 +500,7 @@ impl Worker {
             now_ns = clock.now_ns();
             sink.record.counts().bytes_received += received as u64;
             let bytes = buffer.get(..received).unwrap_or_default();
-            connection.answers(protocol, bytes, now_ns, |flight, answer| {
+            connection.answers(bytes, now_ns, |flight, answer| {
                 sink.answer(flight, answer, now_ns);
             })?;
             // An empty host in a redirect means the server that gave it.
@@ -610,9 +612,9 @@ impl Worker {
         let timeout_ns = self.options.timeout.as_nanos() as u64;
         for index in 0..self.connections.len() {
             let connection = &self.connections[index];
-            let silent_ns = now_ns.saturating_sub(connection.progress_ns);
+            let silent_ns = || now_ns.saturating_sub(connection.owes_since_ns());
             match connection.state {
-                State::Open if connection.in_flight() > 0 && silent_ns > timeout_ns => {
+                State::Open if connection.in_flight() > 0 && silent_ns() > timeout_ns => {
                     self.sink.record.counts().timeouts += 1;
                     self.lost(index, &Broken::Lost, now_ns);
                 }

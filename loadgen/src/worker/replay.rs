@@ -19,13 +19,14 @@ use crate::options::Pacing;
 use crate::record::Failure;
 use crate::replay::{Pace, Replay};
 use crate::trace::Trace;
+use crate::wire::Wire;
 
 /// Requests that wait in an open loop before no more are taken.
 const WAITING_MAX: usize = PARKED_MAX;
 /// How long requests wait for a server out of reach before another one may be in its place.
 const OUT_OF_REACH_NS: u64 = 100_000_000;
 
-impl Worker {
+impl<W: Wire> Worker<W> {
     /// This thread's way through the trace. Times and profile of the run are set.
     pub(super) fn replay(&self, trace: &Arc<Trace>) -> Replay {
         let pace = match (&self.options.pacing, &self.profile) {
