@@ -3,7 +3,8 @@ how the load generator reaches it, and what processor time it has used.
 
 Every contestant is a context manager that yields its `Servers`. Whatever goes wrong inside, or
 while they start, its processes are ended and its files removed. Each process has one thread for
-data unless the options say otherwise, so that processor times can be compared.
+data unless the options say otherwise, so that processor times can be compared; etcd has no such
+setting and takes the threads it likes.
 """
 
 import contextlib
@@ -19,6 +20,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TICKS = os.sysconf("SC_CLK_TCK")
 REDIS_HOST, REDIS_PORT = "127.0.0.1", 17379
 MEMCACHED_HOST, MEMCACHED_PORT = "127.0.0.1", 17411
+ETCD_HOSTS, ETCD_PORT, ETCD_PEER_PORT = ["127.0.9.11", "127.0.9.12", "127.0.9.13"], 17479, 17480
+# Its largest sensible size: nothing compacts the history of a run, and none must end for lack of
+# room.
+ETCD_QUOTA_BYTES = 8 << 30
 CORACLE_HOSTS = ["127.0.9.1", "127.0.9.2", "127.0.9.3"]
 ANY_CORE_PORT, CORE_PORT, HTTP_PORT = 7400, 7401, 7480
 STOP_SECONDS = 15
@@ -173,11 +178,52 @@ def coracle(options, protocol="resp-cluster", durability="memory", nodes=3, core
 
 
 def is_ready(host):
+    return ask_http(f"http://{host}:{HTTP_PORT}/readyz") is not None
+
+
+def ask_http(url):
+    """What a server says if it says so with status 200, else nothing."""
     try:
-        with urllib.request.urlopen(f"http://{host}:{HTTP_PORT}/readyz", timeout=2) as answer:
-            return answer.status == 200
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.read().decode(errors="replace") if answer.status == 200 else None
     except OSError:
-        return False
+        return None
+
+
+@contextlib.contextmanager
+def etcd():
+    """Three members of etcd, with a leader that all of them know. Load is spread over them."""
+    def url(host, port):
+        return f"http://{host}:{port}"
+
+    with Servers() as servers:
+        names = {host: f"member-{number}" for number, host in enumerate(ETCD_HOSTS, 1)}
+        cluster = ",".join(f"{name}={url(host, ETCD_PEER_PORT)}" for host, name in names.items())
+        for host, name in names.items():
+            client_url, peer_url = url(host, ETCD_PORT), url(host, ETCD_PEER_PORT)
+            servers.spawn("etcd", "--name", name, "--data-dir", servers.subdirectory(name),
+                          "--listen-client-urls", client_url,
+                          "--advertise-client-urls", client_url,
+                          "--listen-peer-urls", peer_url,
+                          "--initial-advertise-peer-urls", peer_url,
+                          "--initial-cluster", cluster, "--initial-cluster-state", "new",
+                          "--quota-backend-bytes", str(ETCD_QUOTA_BYTES),
+                          "--logger", "zap", "--log-level", "warn")
+        servers.wait_for("all members of etcd are healthy", lambda: all(
+            '"true"' in (ask_http(url(host, ETCD_PORT) + "/health") or "")
+            for host in ETCD_HOSTS), 60)
+        servers.addresses = [f"{host}:{ETCD_PORT}" for host in ETCD_HOSTS]
+        servers.protocol = "etcd"
+        yield servers
+
+
+def debian_packages(names):
+    """The programs that contestants need besides Coracle, and the Debian packages they are in."""
+    programs = {"redis": "redis-server", "memcached": "memcached", "etcd": "etcd"}
+    packages = {"etcd": "etcd-server"}
+    kinds = {name.split("-")[0] for name in names}
+    needed = [program for kind, program in programs.items() if kind in kinds]
+    return {program: packages.get(program, program) for program in needed}
 
 
 def contestants(options):
@@ -191,6 +237,7 @@ def contestants(options):
         "redis-async": lambda: redis(replicas=2),
         "redis-always": lambda: redis(replicas=2, persistence=always),
         "memcached": memcached,
+        "etcd": etcd,
         "coracle-one": lambda: coracle(options, "resp", **one),
         "coracle-one-binary": lambda: coracle(options, "binary", **one),
         "coracle": lambda: coracle(options),
