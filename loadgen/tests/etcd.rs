@@ -69,6 +69,25 @@ fn what_was_written_is_read_whatever_its_size_and_in_whatever_order_replies_come
 }
 
 #[test]
+fn a_value_longer_than_a_window_arrives_while_nothing_else_is_sent() {
+    let (server, _) = server();
+    let report = measure(Options {
+        pacing: Pacing::Open { shape: Shape::Constant(20.0), arrivals: Arrivals::Constant },
+        verify: true,
+        prefill: true,
+        keys: 2,
+        connections: 1,
+        pipeline: Some(1),
+        value_size: ValueSize { min: 5 << 20, max: 5 << 20 },
+        read_share: 1.0,
+        requests: Some(10),
+        ..options(&server, Mode::Etcd)
+    });
+    assert_eq!((report.all.count, settled(&report)), (10, 10), "{:?}", report.errors);
+    assert_eq!(report.errors.connections_lost, 0);
+}
+
+#[test]
 fn values_that_were_not_written_are_counted_when_they_are_looked_at() {
     for (verify, wrong) in [(true, 200), (false, 0)] {
         let server = server_that(|number, call, mut reply| {
@@ -171,6 +190,34 @@ fn a_connection_that_ends_comes_back_and_costs_only_what_was_in_flight() {
 }
 
 #[test]
+fn a_connection_that_takes_no_more_calls_is_left_though_one_is_never_answered() {
+    let server = server_that(|number, _, reply| match number {
+        10 => Act::Ignore,
+        20 => Act::SayGoodbye(reply),
+        _ => Act::Say(reply),
+    });
+    let base = Options { connections: 1, pipeline: Some(2), ..options(&server, Mode::Etcd) };
+    let report = measure(Options { read_share: 1.0, requests: Some(1000), ..base });
+    let errors = &report.errors;
+    assert_eq!(settled(&report), 1000, "{errors:?}");
+    assert_eq!((errors.connections_lost, errors.timeouts), (1, 0), "{errors:?}");
+    assert!((1..=2).contains(&errors.not_done), "{errors:?}");
+}
+
+#[test]
+fn a_server_that_waits_for_a_sign_of_life_gets_one() {
+    let server = server_that(|_, _, reply| Act::SayAfterPing(reply));
+    let report = measure(Options {
+        pacing: Pacing::Open { shape: Shape::Constant(1000.0), arrivals: Arrivals::Constant },
+        connections: 1,
+        pipeline: Some(1),
+        requests: Some(20),
+        ..options(&server, Mode::Etcd)
+    });
+    assert_eq!((report.all.count, settled(&report)), (20, 20), "{:?}", report.errors);
+}
+
+#[test]
 fn a_call_that_is_never_answered_ends_its_connection_though_others_are_answered() {
     let server = server_that(|number, _, reply| match number {
         100 => Act::Ignore,
@@ -189,6 +236,8 @@ fn a_call_that_is_never_answered_ends_its_connection_though_others_are_answered(
     assert_eq!(settled(&report), 1500, "{errors:?}");
     assert_eq!((errors.timeouts, errors.connections_lost), (1, 1), "{errors:?}");
     assert!(errors.unknown >= 1 && report.all.count > 1000, "{errors:?}");
+    // It ended while others were answered, so there is another one since.
+    assert_eq!(report.generator.connections, 1);
 }
 
 #[test]

@@ -293,3 +293,36 @@ impl Wire for Streams {
         worked
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(key: u64) -> Flight {
+        let purpose = Purpose::Operation(Kind::Read);
+        Flight { intended_ns: 0, key, purpose, redirects: 0, slot: 0 }
+    }
+
+    #[test]
+    fn a_server_that_takes_no_more_calls_is_left_when_there_is_one() {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let (mut wire, mut output) = (Streams::to(&address, false), Vec::new());
+        wire.begin(0, &mut output).expect("a beginning");
+        wire.read(flight(1), Bytes::from_static(b"first"), 0);
+        wire.gather(&mut output).expect("something to send");
+        assert!(output.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        // Empty settings, and a goodbye to all streams but the first.
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let goodbye = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let received = [&settings[..], &goodbye].concat();
+        let none = |_, answer: Answer<'_>| panic!("{answer:?}");
+        wire.answers(&received, 0, &mut 0, none).expect("the first may still be answered");
+        wire.gather(&mut output).expect("nothing is wrong yet");
+        wire.read(flight(2), Bytes::from_static(b"second"), 0);
+        assert_eq!(wire.in_flight(), 2);
+        assert!(matches!(wire.gather(&mut output), Err(Broken::Lost)));
+        let mut keys: Vec<u64> = wire.end().iter().map(|flight| flight.key).collect();
+        keys.sort_unstable();
+        assert_eq!((keys, wire.in_flight(), wire.has_output()), (vec![1, 2], 0, false));
+    }
+}

@@ -105,6 +105,8 @@ impl Call {
 pub enum Act {
     /// A message, and the status of success behind it.
     Say(Vec<u8>),
+    /// The same, as soon as the client has acknowledged a ping.
+    SayAfterPing(Vec<u8>),
     /// A message without a status behind it.
     SayAndEnd(Vec<u8>),
     /// A status other than success, all in the head.
@@ -189,6 +191,7 @@ where
     let mut builder = Builder::new();
     builder.max_concurrent_streams(100);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+    let pings = Arc::new(tokio::sync::Mutex::new(connection.ping_pong().expect("the first")));
     let goodbye = Arc::new(tokio::sync::Notify::new());
     loop {
         let accepted = tokio::select! {
@@ -200,6 +203,7 @@ where
         };
         let Some(Ok((request, respond))) = accepted else { return };
         let (script, goodbye) = (Arc::clone(&script), Arc::clone(&goodbye));
+        let pings = Arc::clone(&pings);
         let end = end.try_clone().expect("a handle");
         tokio::task::spawn_local(async move {
             let Some(call) = receive(request).await else { return };
@@ -208,6 +212,11 @@ where
                 Act::SayGoodbye(message) => {
                     goodbye.notify_one();
                     answer(respond, Act::Say(message)).await;
+                }
+                Act::SayAfterPing(message) => {
+                    if pings.lock().await.ping(h2::Ping::opaque()).await.is_ok() {
+                        answer(respond, Act::Say(message)).await;
+                    }
                 }
                 act => answer(respond, act).await,
             }
@@ -252,7 +261,7 @@ async fn answer(mut respond: SendResponse<Bytes>, act: Act) {
         }
         Act::Reset => respond.send_reset(h2::Reason::REFUSED_STREAM),
         Act::Ignore => std::future::pending().await,
-        Act::Close | Act::SayGoodbye(_) => {}
+        Act::Close | Act::SayGoodbye(_) | Act::SayAfterPing(_) => {}
     }
 }
 
