@@ -6,9 +6,7 @@
 
 mod servers;
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,8 +14,6 @@ use std::time::{Duration, Instant};
 use loadgen::{
     Address, Arrivals, Error, Mode, Options, Pacing, Phase, Report, Second, Shape, ValueSize, run,
 };
-use proto::memcached::{Command, Limits, ParsedRequest, Status, parse_request};
-
 use servers::{Act, Cluster, Server, Store, bulk, is, is_probe, measure, options, settled};
 
 /// How many measured requests took at least this long.
@@ -426,43 +422,11 @@ fn the_load_survives_the_loss_of_a_server() {
 
 /// A server of the binary protocol whose opaques go wrong after so many requests.
 fn binary_server(right_opaques: u64) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let (values, count) = (Mutex::new(HashMap::<Vec<u8>, Vec<u8>>::new()), AtomicU64::new(0));
-    Server::conversing(listener, move |mut stream: TcpStream| {
-        let (mut input, mut chunk) = (Vec::new(), [0; 64 << 10]);
-        loop {
-            let mut output = Vec::new();
-            while let Ok(ParsedRequest::Request { request, length }) =
-                parse_request(&input, &Limits::default())
-            {
-                let number = count.fetch_add(1, Ordering::Relaxed);
-                let mut echo = proto::memcached::Echo {
-                    opcode: request.opcode().expect("an opcode"),
-                    opaque: request.opaque,
-                };
-                echo.opaque += u32::from(number >= right_opaques && number % 50 == 0);
-                let mut values = values.lock().expect("a lock");
-                match request.command {
-                    Command::Get { key, .. } => match values.get(key) {
-                        Some(value) => echo.value(&mut output, 1, 0, b"", value),
-                        None => echo.error(&mut output, Status::NOT_FOUND, b"Not found"),
-                    },
-                    Command::Store { key, value, .. } => {
-                        values.insert(key.to_vec(), value.to_vec());
-                        echo.ok(&mut output, 1);
-                    }
-                    _ => echo.error(&mut output, Status::UNKNOWN_COMMAND, b""),
-                }
-                input.drain(..length);
-            }
-            if stream.write_all(&output).is_err() {
-                return;
-            }
-            match stream.read(&mut chunk) {
-                Ok(received) if received > 0 => input.extend_from_slice(&chunk[..received]),
-                _ => return,
-            }
-        }
+    let (store, count) = (Store::default(), AtomicU64::new(0));
+    Server::binary(move |packet, mut echo, output| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        echo.opaque += u32::from(number >= right_opaques && number % 50 == 0);
+        store.reply_packet(packet, echo, output);
     })
 }
 

@@ -7,17 +7,12 @@
 mod servers;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use loadgen::{Arrivals, Misses, Mode, Options, Pacing, Report, Shape, Trace, mix};
-use proto::memcached::{
-    Command as Packet, Echo, Limits, ParsedRequest, Status, StoreMode, parse_request,
-};
 use servers::{Act, Cluster, Server, Store, is_probe, measure, options, settled};
 
 /// A line of a trace.
@@ -147,74 +142,18 @@ fn a_map_that_is_out_of_date_costs_a_replay_redirects_and_no_request() {
     }
 }
 
-/// A server of the binary protocol that writes down what it is asked for.
-fn binary_server() -> (Server, Arc<Mutex<Vec<Vec<String>>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let log: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
-    let written = Arc::clone(&log);
-    let values = Mutex::new(HashMap::<Vec<u8>, Vec<u8>>::new());
-    let server = Server::conversing(listener, move |mut stream: TcpStream| {
-        let (mut input, mut chunk) = (Vec::new(), [0; 64 << 10]);
-        loop {
-            let mut output = Vec::new();
-            while let Ok(ParsedRequest::Request { request, length }) =
-                parse_request(&input, &Limits::default())
-            {
-                let opcode = request.opcode().expect("an opcode");
-                let echo = Echo { opcode, opaque: request.opaque };
-                let mut values = values.lock().expect("a lock");
-                let name = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-                let words = match request.command {
-                    Packet::Get { key, .. } => {
-                        match values.get(key) {
-                            Some(value) => echo.value(&mut output, 1, 0, b"", value),
-                            None => echo.error(&mut output, Status::NOT_FOUND, b"Not found"),
-                        }
-                        vec!["GET".into(), name(key)]
-                    }
-                    Packet::Store { mode: StoreMode::Set, key, value, expiration, .. } => {
-                        values.insert(key.to_vec(), value.to_vec());
-                        echo.ok(&mut output, 1);
-                        let mut words = vec!["SET".into(), name(key), value.len().to_string()];
-                        if expiration > 0 {
-                            words.extend(["EX".into(), expiration.to_string()]);
-                        }
-                        words
-                    }
-                    Packet::Delete { key } => {
-                        match values.remove(key) {
-                            Some(_) => echo.ok(&mut output, 0),
-                            None => echo.error(&mut output, Status::NOT_FOUND, b"Not found"),
-                        }
-                        vec!["DEL".into(), name(key)]
-                    }
-                    _ => vec!["?".into(), "?".into()],
-                };
-                written.lock().expect("a lock").push(words);
-                input.drain(..length);
-            }
-            if stream.write_all(&output).is_err() {
-                return;
-            }
-            match stream.read(&mut chunk) {
-                Ok(received) if received > 0 => input.extend_from_slice(&chunk[..received]),
-                _ => return,
-            }
-        }
-    });
-    (server, log)
-}
-
 #[test]
 fn the_binary_protocol_gets_the_same_requests() {
     let lines = lines(3000);
     let expected = by_key(&lines.iter().map(Line::asked).collect::<Vec<_>>());
     for (pacing, pipeline) in pacings() {
-        let (server, log) = binary_server();
+        let store = Arc::new(Store::default());
+        let kept = Arc::clone(&store);
+        let server = Server::binary(move |packet, echo, out| kept.reply_packet(packet, echo, out));
         let base = replaying(&server, Mode::Binary, &lines);
         let report = measure(Options { pacing: pacing.clone(), pipeline, threads: 2, ..base });
         assert_eq!((report.all.count, settled(&report)), (3000, 3000), "{pacing:?}");
-        assert!(by_key(&log.lock().expect("a lock")) == expected, "{pacing:?}");
+        assert!(by_key(&store.log.lock().expect("a lock")) == expected, "{pacing:?}");
     }
 }
 

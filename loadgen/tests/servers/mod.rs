@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use loadgen::{Address, Mode, Options, Report, run};
+use proto::memcached::{Command, Echo, Limits, ParsedRequest, Status, StoreMode, parse_request};
 
 /// What a server does about a request.
 pub enum Act {
@@ -24,7 +25,11 @@ pub enum Act {
 
 pub type Script = dyn Fn(&[Vec<u8>]) -> Act + Send + Sync;
 
-/// A RESP server that lives as long as this value.
+/// What a server of the binary protocol does about a command: it appends the reply, whose header
+/// follows the request's.
+pub type BinaryScript = dyn Fn(Command<'_>, Echo, &mut Vec<u8>) + Send + Sync;
+
+/// A server that lives as long as this value.
 pub struct Server {
     pub address: Address,
     ended: Arc<AtomicBool>,
@@ -38,6 +43,14 @@ impl Server {
 
     pub fn on(listener: TcpListener, script: Arc<Script>) -> Server {
         Server::conversing(listener, move |stream| converse(stream, &*script))
+    }
+
+    /// A server of the binary protocol.
+    pub fn binary(
+        script: impl Fn(Command<'_>, Echo, &mut Vec<u8>) + Send + Sync + 'static,
+    ) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Server::conversing(listener, move |stream| converse_binary(stream, &script))
     }
 
     pub fn conversing(
@@ -102,13 +115,40 @@ fn converse(mut stream: TcpStream, script: &Script) {
                 }
             }
         }
-        if stream.write_all(&output).is_err() {
+        if !exchange(&mut stream, &output, &mut input, &mut chunk) {
             return;
         }
-        match stream.read(&mut chunk) {
-            Ok(received) if received > 0 => input.extend_from_slice(&chunk[..received]),
-            _ => return,
+    }
+}
+
+fn converse_binary(mut stream: TcpStream, script: &BinaryScript) {
+    let (mut input, mut chunk) = (Vec::new(), [0; 64 << 10]);
+    loop {
+        let mut output = Vec::new();
+        while let Ok(ParsedRequest::Request { request, length }) =
+            parse_request(&input, &Limits::default())
+        {
+            let opcode = request.opcode().expect("an opcode");
+            script(request.command, Echo { opcode, opaque: request.opaque }, &mut output);
+            input.drain(..length);
         }
+        if !exchange(&mut stream, &output, &mut input, &mut chunk) {
+            return;
+        }
+    }
+}
+
+/// Sends what there is and receives what comes. False at the connection's end.
+fn exchange(stream: &mut TcpStream, output: &[u8], input: &mut Vec<u8>, chunk: &mut [u8]) -> bool {
+    if stream.write_all(output).is_err() {
+        return false;
+    }
+    match stream.read(chunk) {
+        Ok(received) if received > 0 => {
+            input.extend_from_slice(&chunk[..received]);
+            true
+        }
+        _ => false,
     }
 }
 
@@ -161,6 +201,44 @@ impl Store {
             b"DEL" => format!(":{}\r\n", u8::from(values.remove(&arguments[1]).is_some())).into(),
             _ => b"-ERR unknown command\r\n".to_vec(),
         }
+    }
+
+    /// The same for the binary protocol.
+    pub fn reply_packet(&self, command: Command<'_>, echo: Echo, output: &mut Vec<u8>) {
+        let mut values = self.values.lock().expect("a lock");
+        let name = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        let words = match command {
+            Command::Get { key, .. } => {
+                self.gets.fetch_add(1, Ordering::Relaxed);
+                match values.get(key) {
+                    Some(value) => echo.value(output, 1, 0, b"", value),
+                    None => echo.error(output, Status::NOT_FOUND, b"Not found"),
+                }
+                vec!["GET".into(), name(key)]
+            }
+            Command::Store { mode: StoreMode::Set, key, value, expiration, .. } => {
+                self.sets.fetch_add(1, Ordering::Relaxed);
+                values.insert(key.to_vec(), value.to_vec());
+                echo.ok(output, 1);
+                let mut words = vec!["SET".into(), name(key), value.len().to_string()];
+                if expiration > 0 {
+                    words.extend(["EX".into(), expiration.to_string()]);
+                }
+                words
+            }
+            Command::Delete { key } => {
+                match values.remove(key) {
+                    Some(_) => echo.ok(output, 0),
+                    None => echo.error(output, Status::NOT_FOUND, b"Not found"),
+                }
+                vec!["DEL".into(), name(key)]
+            }
+            _ => {
+                echo.error(output, Status::UNKNOWN_COMMAND, b"");
+                vec!["?".into(), "?".into()]
+            }
+        };
+        self.log.lock().expect("a lock").push(words);
     }
 }
 
