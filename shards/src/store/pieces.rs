@@ -291,6 +291,47 @@ mod tests {
         assert!(bytes[..4_000].iter().chain(&bytes[13_000..]).all(|byte| *byte == 7));
     }
 
+    /// The flags of the mapping that an address lies in, as `/proc` names them.
+    fn mapping_flags(address: usize) -> Vec<String> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("a Linux system");
+        let mut is_inside = false;
+        for line in maps.lines() {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let bound = |text| usize::from_str_radix(text, 16).ok();
+            if let Some((start, end)) = range.and_then(|(start, end)| bound(start).zip(bound(end)))
+            {
+                is_inside = (start..end).contains(&address);
+            } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| is_inside) {
+                return flags.split_whitespace().map(String::from).collect();
+            }
+        }
+        panic!("no mapping has the address {address:#x}")
+    }
+
+    #[test]
+    fn large_stores_begin_further_memory_on_huge_pages_and_small_ones_do_not() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return;
+        }
+        let mut pieces = Pieces::<PIECE, REGION>::default();
+        let per_region = REGION / PIECE;
+        let small = HUGE_FROM_BYTES / PIECE;
+        let mut flags_of_newest = Vec::new();
+        for number in 0..small + 2 * per_region {
+            let piece = pieces.add();
+            if number % per_region == 0 {
+                flags_of_newest.push(mapping_flags(pieces.get(piece).as_ptr() as usize));
+            }
+        }
+        let is_huge = |flags: &Vec<String>| flags.iter().any(|flag| flag == "hg");
+        let huge: Vec<bool> = flags_of_newest.iter().map(is_huge).collect();
+        let regions = small / per_region;
+        assert_eq!(huge, [vec![false; regions], vec![true; 2]].concat());
+        // Freed pieces of a region that is not the last are used one by one.
+        let former = pieces.get((small + 1) as u32).as_ptr() as usize;
+        assert!(!is_huge(&mapping_flags(former)), "of the last but one");
+    }
+
     #[test]
     fn everything_is_given_back_in_steps() {
         let mut pieces = Pieces::<PIECE, REGION>::default();
