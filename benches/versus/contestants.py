@@ -20,11 +20,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TICKS = os.sysconf("SC_CLK_TCK")
 REDIS_HOST, REDIS_PORT = "127.0.0.1", 17379
 MEMCACHED_HOST, MEMCACHED_PORT = "127.0.0.1", 17411
+ECHO_HOST = "127.0.9.21"
 ETCD_HOSTS, ETCD_PORT, ETCD_PEER_PORT = ["127.0.9.11", "127.0.9.12", "127.0.9.13"], 17479, 17480
 # Its largest sensible size: nothing compacts the history of a run, and none must end for lack of
 # room.
 ETCD_QUOTA_BYTES = 8 << 30
-CORACLE_HOSTS = ["127.0.9.1", "127.0.9.2", "127.0.9.3"]
+CORACLE_HOSTS = [f"127.0.9.{node}" for node in range(1, 6)]
 ANY_CORE_PORT, CORE_PORT, HTTP_PORT = 7400, 7401, 7480
 STOP_SECONDS = 15
 
@@ -157,7 +158,7 @@ def memcached():
 
 @contextlib.contextmanager
 def coracle(options, protocol="resp-cluster", durability="memory", nodes=3, cores=None,
-            shards=None, read_from="leader"):
+            shards=None, read_from="leader", memory="1GiB", flags=()):
     """So many nodes of Coracle, ready. Load that follows the map of the cluster begins at the core
     ports, other load goes to the any-core ports."""
     with Servers() as servers:
@@ -167,8 +168,8 @@ def coracle(options, protocol="resp-cluster", durability="memory", nodes=3, core
             servers.spawn(*coracle_command(
                 "--node-id", str(node), "--members", members,
                 "--cores", str(cores or options.cores), "--shards", str(shards or options.shards),
-                "--memory", "1GiB", "--durability", durability,
-                "--data-dir", os.path.join(servers.directory, f"data-{node}")))
+                "--memory", memory, "--durability", durability,
+                "--data-dir", os.path.join(servers.directory, f"data-{node}"), *flags))
         servers.wait_for("the cluster is ready", lambda: all(is_ready(host) for host in hosts), 60)
         port = CORE_PORT if protocol == "resp-cluster" else ANY_CORE_PORT
         servers.addresses = [f"{host}:{port}" for host in hosts]
@@ -217,6 +218,19 @@ def etcd():
         yield servers
 
 
+@contextlib.contextmanager
+def echo():
+    """Coracle's executor and frames on one thread, without a store: what a request costs at
+    least."""
+    with Servers() as servers:
+        binary = os.environ.get("ECHO", os.path.join(ROOT, "target/release/coracle-echo"))
+        servers.spawn(binary, "--addr", f"{ECHO_HOST}:{ANY_CORE_PORT}")
+        servers.wait_for("the echo server answers", lambda: "PONG" in ask(
+            ECHO_HOST, ANY_CORE_PORT, "*1\r\n$4\r\nPING"))
+        servers.addresses = [f"{ECHO_HOST}:{ANY_CORE_PORT}"]
+        yield servers
+
+
 def debian_packages(names):
     """The programs that contestants need besides Coracle, and the Debian packages they are in."""
     programs = {"redis": "redis-server", "memcached": "memcached", "etcd": "etcd"}
@@ -237,6 +251,7 @@ def contestants(options):
         "redis-async": lambda: redis(replicas=2),
         "redis-always": lambda: redis(replicas=2, persistence=always),
         "memcached": memcached,
+        "echo": echo,
         "etcd": etcd,
         "coracle-one": lambda: coracle(options, "resp", **one),
         "coracle-one-binary": lambda: coracle(options, "binary", **one),

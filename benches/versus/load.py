@@ -19,7 +19,8 @@ def generate(servers, options, *flags, keys=None):
     binary = os.environ.get("CORACLE_LOADGEN", os.path.join(ROOT, "target/release/coracle-loadgen"))
     command = [binary, "--addr", ",".join(servers.addresses), "--protocol", servers.protocol,
                "--connections", str(options.connections), "--keys", str(keys or options.keys),
-               "--value-size", "64", "--quiet", *servers.generator_flags, *flags]
+               "--value-size", str(options.value_bytes), "--quiet", *servers.generator_flags,
+               *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds + 600)
     if done.returncode != 0:
         raise RuntimeError(f"{command}: {done.stdout}\n{done.stderr}")
@@ -28,16 +29,25 @@ def generate(servers, options, *flags, keys=None):
 def measure(start, options, *flags):
     """Figures of one contestant under one load. Times are in microseconds."""
     with start() as servers:
-        report_file = os.path.join(servers.directory, "report.json")
-        generate(servers, options, "--prefill", "--requests", "1000")
-        before = servers.cpu_seconds()
-        generate(servers, options, *flags, "--duration", f"{options.seconds}s",
-                 "--warmup", f"{WARM_UP_SECONDS}s", "--json", report_file)
-        cpu = [after - before for before, after in zip(before, servers.cpu_seconds())]
-        servers.check_running()
-        with open(report_file) as file:
-            report = json.load(file)
-    return figures(report, cpu)
+        fill(servers, options)
+        return measure_filled(servers, options, *flags)
+
+
+def fill(servers, options, *flags):
+    """Writes every key once."""
+    generate(servers, options, "--prefill", "--requests", "1000", *flags)
+
+
+def measure_filled(servers, options, *flags):
+    """Figures of servers that run and hold all keys."""
+    report_file = os.path.join(servers.directory, "report.json")
+    before = servers.cpu_seconds()
+    generate(servers, options, *flags, "--duration", f"{options.seconds}s",
+             "--warmup", f"{WARM_UP_SECONDS}s", "--json", report_file)
+    cpu = [after - before for before, after in zip(before, servers.cpu_seconds())]
+    servers.check_running()
+    with open(report_file) as file:
+        return figures(json.load(file), cpu)
 
 
 def figures(report, cpu):

@@ -30,6 +30,9 @@ def summarize(operation, results, **more):
         row["ratio"] = ratio(row, rows[0], "throughput")
         for name in ("server_cpu", "busiest_server_cpu", "p50", "p99", "p999"):
             row[f"{name}_ratio"] = ratio(row, rows[0], f"{name}_us")
+        # What does nothing with a request but answer it, where it took part.
+        for least in (other for other in rows if other["contestant"] == "echo"):
+            row["server_cpu_over_echo"] = ratio(row, least, "server_cpu_us")
     return rows
 
 
@@ -49,13 +52,14 @@ def table(columns, rows):
 
 def operations_table(rows):
     columns = ["operation", "pipeline", "contestant", "ops/s (median)", "spread", "ratio", "p99 ms",
-               "server CPU µs/op", "CPU ratio", "busiest server CPU µs/op", "loadgen CPU µs/op",
-               "errors"]
+               "server CPU µs/op", "CPU ratio", "CPU over echo", "busiest server CPU µs/op",
+               "loadgen CPU µs/op", "errors"]
     return table(columns, [[
         row["operation"], str(row["pipeline"]), row["contestant"], f"{row['throughput']:,.0f}",
         f"{row['throughput_low']:,.0f} – {row['throughput_high']:,.0f}", decimal(row["ratio"]),
         decimal(row["p99_us"], 1000), decimal(row["server_cpu_us"]),
-        decimal(row["server_cpu_ratio"]), decimal(row["busiest_server_cpu_us"]),
+        decimal(row["server_cpu_ratio"]), decimal(row.get("server_cpu_over_echo")),
+        decimal(row["busiest_server_cpu_us"]),
         decimal(row["loadgen_cpu_us"]), str(row["errors"])] for row in rows])
 
 

@@ -15,7 +15,6 @@ from contestants import (ANY_CORE_PORT, CORACLE_HOSTS, REDIS_HOST, REDIS_PORT, S
 from load import generate
 from report import spread
 
-VALUE_BYTES = 64
 PROBES = 64
 SERVED_SECONDS = 300
 
@@ -85,7 +84,8 @@ class Restarted(Servers):
     def serves_all(self):
         request = b"".join(b"GET key:%012d\r\n" % (number * self.keys // PROBES)
                            for number in range(PROBES))
-        answer_bytes = PROBES * (len(f"${VALUE_BYTES}\r\n") + VALUE_BYTES + 2)
+        value_bytes = self.options.value_bytes
+        answer_bytes = PROBES * (len(f"${value_bytes}\r\n") + value_bytes + 2)
         answer = b""
         try:
             with socket.create_connection((self.host, self.port), 5) as connection:
